@@ -1,0 +1,160 @@
+// Python module leanattn._schedule: schedule.h and tile_table.h as the kernels compile them, without torch.
+// leanattn/schedule.py is the documented face of it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "errors.h"
+#include "kernels/schedule.h"
+#include "kernels/tile_table.h"
+
+namespace py = pybind11;
+
+namespace leanattn {
+namespace {
+
+// A batch cut into equal shares. Owns the lengths that a TileLine only points to.
+class Schedule {
+ public:
+  Schedule(std::vector<int32_t> seqlens, int32_t items_per_seq, int32_t tile_tokens, int32_t max_tokens,
+           int32_t workers, int32_t item_cost)
+      : seqlens_(std::move(seqlens)),
+        items_per_seq_(items_per_seq),
+        tile_tokens_(tile_tokens),
+        max_tokens_(max_tokens),
+        workers_(workers),
+        item_cost_(item_cost) {
+    check_argument(items_per_seq > 0, "items_per_seq: expected 1 or more, got ", items_per_seq);
+    check_argument(tile_tokens > 0, "tile_tokens: expected 1 or more, got ", tile_tokens);
+    const int32_t longest = std::numeric_limits<int32_t>::max() - tile_tokens;
+    check_argument(max_tokens >= 0 && max_tokens <= longest, "max_tokens: expected 0..", longest, ", got ", max_tokens);
+    check_argument(workers > 0 && workers <= tile_table::kMaxWorkers, "workers: expected 1..", tile_table::kMaxWorkers,
+                   ", got ", workers);
+    check_argument(item_cost >= 0, "item_cost: expected 0 or more, got ", item_cost);
+    check_line_fits();
+    shares_ = Shares::of(total_units(), workers);
+  }
+
+  int32_t total_tiles() const { return leanattn::total_tiles(line()); }
+  int32_t total_units() const { return leanattn::total_units(line()); }
+  const Shares& shares() const { return shares_; }
+
+  // Rows as leanattn.schedule.Span lists them.
+  py::list worker_spans(int32_t worker) const {
+    check_argument(worker >= 0 && worker < workers_, "worker: expected 0..", workers_ - 1, ", got ", worker);
+    py::list rows;
+    append_spans(worker, rows);
+    return rows;
+  }
+
+  py::list spans() const {
+    py::list rows;
+    for (int32_t worker = 0; worker < workers_; ++worker) append_spans(worker, rows);
+    return rows;
+  }
+
+  // Rows as leanattn.schedule.CutItem lists them.
+  py::list cut_items() const {
+    py::list rows;
+    for (int32_t worker = 0; worker < workers_; ++worker) {
+      for (SpanCursor c = cursor(worker); !c.done(); c.next()) {
+        const Span span = c.span();
+        if (span.whole_item() || !span.starts_item()) continue;
+        const CutItem cut = CutItem::of(shares_, span);
+        py::tuple slots(cut.partials);
+        for (int32_t i = 0; i < cut.partials; ++i) slots[i] = cut.slot(i);
+        rows.append(py::make_tuple(span.seq, span.item, cut.first_worker, slots));
+      }
+    }
+    return rows;
+  }
+
+ private:
+  TileLine line() const {
+    return {seqlens_.data(), static_cast<int32_t>(seqlens_.size()), items_per_seq_, tile_tokens_, max_tokens_,
+            item_cost_};
+  }
+
+  SpanCursor cursor(int32_t worker) const { return leanattn::worker_spans(line(), shares_, worker); }
+
+  void append_spans(int32_t worker, py::list& rows) const {
+    for (SpanCursor c = cursor(worker); !c.done(); c.next()) {
+      const Span s = c.span();
+      const CutItem cut = CutItem::of(shares_, s);
+      const py::object slot = s.whole_item() ? py::object(py::none()) : py::int_(partial_slot(worker, s));
+      rows.append(py::make_tuple(worker, s.seq, s.item, s.tile_begin, s.tile_end, s.item_tiles, s.item_line, slot,
+                                 cut.first_worker, cut.partials));
+    }
+  }
+
+  // schedule.h counts in 32 bits; the count is made in 64 here, so that it cannot wrap before it is checked.
+  void check_line_fits() const {
+    int64_t units = 0;
+    for (int32_t seq = 0; seq < line().batch; ++seq) {
+      const int64_t tiles = (int64_t{line().tokens(seq)} + tile_tokens_ - 1) / tile_tokens_;
+      if (tiles > 0) units += (tiles + item_cost_) * items_per_seq_;
+    }
+    check_argument(units <= std::numeric_limits<int32_t>::max(), "seqlens: they make a line of ", units,
+                   " units, 2^31 or more");
+  }
+
+  std::vector<int32_t> seqlens_;  // [batch]
+  int32_t items_per_seq_, tile_tokens_, max_tokens_, workers_, item_cost_;
+  Shares shares_{};
+};
+
+bool is_cuda(const std::string& device_type) {
+  check_argument(device_type == "cpu" || device_type == "cuda", "device_type: expected 'cpu' or 'cuda', got '",
+                 device_type, "'");
+  return device_type == "cuda";
+}
+
+int32_t tile_tokens(const std::string& device_type, int32_t head_dim) {
+  return is_cuda(device_type) ? tile_table::cuda_tile_tokens(head_dim) : tile_table::kCpuTileTokens;
+}
+
+// The CPU backend charges nothing for an item: DecodeParams::item_cost stays zero there.
+int32_t item_cost(const std::string& device_type) { return is_cuda(device_type) ? tile_table::kCudaItemCost : 0; }
+
+std::pair<int32_t, int32_t> row_blocks(int32_t group) {
+  check_argument(group > 0, "group: expected 1 or more, got ", group);
+  const auto rows = tile_table::row_blocks(group);
+  return {rows.row_blocks, rows.block_rows};
+}
+
+}  // namespace
+}  // namespace leanattn
+
+PYBIND11_MODULE(_schedule, m) {
+  using leanattn::Schedule;
+  using leanattn::Shares;
+
+  m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
+  m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
+  m.def("tile_tokens", &leanattn::tile_tokens, py::arg("device_type"), py::arg("head_dim"));
+  m.def("item_cost", &leanattn::item_cost, py::arg("device_type"));
+  m.def("row_blocks", &leanattn::row_blocks, py::arg("group"));
+  m.def("partial_slots", &leanattn::partial_slots, py::arg("workers"));
+
+  py::class_<Shares>(m, "Shares")
+      .def(py::init(&Shares::of), py::arg("total_units"), py::arg("workers"))
+      .def("begin", &Shares::begin, py::arg("worker"))
+      .def("size", &Shares::size, py::arg("worker"))
+      .def("worker_of", &Shares::worker_of, py::arg("unit"));
+
+  py::class_<Schedule>(m, "Schedule")
+      .def(py::init<std::vector<int32_t>, int32_t, int32_t, int32_t, int32_t, int32_t>(), py::arg("seqlens"),
+           py::arg("items_per_seq"), py::arg("tile_tokens"), py::arg("max_tokens"), py::arg("workers"),
+           py::arg("item_cost"))
+      .def_property_readonly("total_tiles", &Schedule::total_tiles)
+      .def_property_readonly("total_units", &Schedule::total_units)
+      .def_property_readonly("shares", &Schedule::shares)
+      .def("worker_spans", &Schedule::worker_spans, py::arg("worker"))
+      .def("spans", &Schedule::spans)
+      .def("cut_items", &Schedule::cut_items);
+}

@@ -1,0 +1,66 @@
+// What one decode call is: a plain struct that every backend takes by value. No torch, no CUDA header.
+#pragma once
+
+#include <cstdint>
+
+#include "schedule.h"
+
+namespace leanattn {
+
+enum class DType : int32_t { kFloat16, kBFloat16, kFloat32 };
+
+// Strides in elements. The last dimension (head_dim) is contiguous.
+struct CacheStrides {
+  int64_t batch, token, head;
+};
+struct RowStrides {
+  int64_t batch, head;
+};
+
+// Scratch memory of stage 3. Its owner guarantees that no other call in flight uses it.
+struct Workspace {
+  float* partials;    // [partial_slots(workers), partial_floats()]: of a partial, un-normalised O, m (log2 units) and l
+  uint32_t* tickets;  // [workers], all zero before a call; every call leaves them zero
+};
+// Floats of a row of a partial beside head_dim of O: m, l, and two that keep rows at multiples of 16 bytes.
+constexpr int32_t kPartialRowExtra = 4;
+
+// Test hooks; all zero in a normal call.
+struct DebugOptions {
+  uint32_t delay_seed;  // not 0: workers pause for pseudo-random times before they publish and merge
+};
+
+struct DecodeParams {
+  const void* q;           // [batch, num_kv_heads * group, head_dim], strides q_strides
+  const void* k;           // [batch, max_tokens, num_kv_heads, head_dim], strides k_strides
+  const void* v;           // [batch, max_tokens, num_kv_heads, head_dim], strides v_strides
+  const int32_t* seqlens;  // [batch] tokens of each sequence that this call reads; contiguous
+  void* out;               // [batch, num_kv_heads * group, head_dim], strides out_strides, dtype of q
+  float* lse;              // [batch, num_kv_heads * group] natural log, contiguous; may be null
+
+  RowStrides q_strides, out_strides;
+  CacheStrides k_strides, v_strides;
+
+  DType dtype;         // of q, k, v and out
+  int32_t batch;
+  int32_t num_kv_heads;
+  int32_t group;       // query heads per KV head: the query rows that share a read of K and V
+  int32_t block_rows;  // query rows of an item, ceil(group / row_blocks)
+  int32_t row_blocks;  // items per (sequence, KV head)
+  int32_t head_dim;
+  int32_t max_tokens;
+  int32_t tile_tokens;
+  int32_t item_cost;   // schedule.h
+  int32_t workers;     // CTAs or threads
+  float scale_log2;    // softmax_scale * log2(e): scores are kept in log2 units, so that exp is exp2
+
+  Workspace workspace;
+  DebugOptions debug;
+
+  LEANATTN_HOST_DEVICE int64_t partial_floats() const { return int64_t{block_rows} * (head_dim + kPartialRowExtra); }
+  LEANATTN_HOST_DEVICE TileLine line() const {
+    return {seqlens, batch, num_kv_heads * row_blocks, tile_tokens, max_tokens, item_cost};
+  }
+};
+
+}  // namespace leanattn

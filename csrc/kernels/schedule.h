@@ -1,0 +1,196 @@
+// Stage 1: the lean decomposition (LeanAttention, arXiv 2405.10480, section 4), in integers only.
+//
+// Every (sequence, KV head, query block) is an output tile ("item"), cut into lean tiles of tile_tokens
+// KV tokens. Written one after the other, in the order sequence, item, token, all lean tiles of the batch
+// form one line. The line is cut into equal shares, one a worker, wherever the cuts happen to fall:
+//
+//   items     |---- A ----|-- B --|-------------- C --------------|- D -|
+//   tiles      0 1 2 3 4 5 0 1 2 3 0 1 2 3 4 5 6 7 8 9 . . . . . . 0 1 2
+//   workers   [     0     |     1     |     2     |     3     |     4    ]
+//
+//   worker 1 has two spans: all of B, whose output it writes alone, and the first two tiles of C, a partial.
+//   C is cut over workers 1..4; the last of the four to finish (its host block) merges the partials.
+//
+// An item costs more than its tiles: its queries are loaded, its output is merged and written. So each item may stand on
+// the line with item_cost units of its own before its tiles, as if it had that many tiles more; a unit is the cost of
+// one tile. Shares are equal in units. A worker whose share ends among an item's own units does nothing for the item.
+//
+// This header is the only statement of the schedule. The CUDA kernels, the CPU backend and the Python
+// module leanattn._schedule all compile it, with nvcc or with a plain C++ compiler.
+//
+// Integers are 32 bits on purpose: a 64-bit division costs a GPU thread about a hundred instructions.
+// check_line_fits() in the bindings refuses a line of 2^31 units or more (64 TiB of bf16 K/V at head_dim 128).
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define LEANATTN_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define LEANATTN_HOST_DEVICE inline
+#endif
+
+namespace leanattn {
+
+LEANATTN_HOST_DEVICE constexpr int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+// The batch seen as one line of lean tiles.
+struct TileLine {
+  const int32_t* seqlens;  // [batch] KV tokens of each sequence; device memory for a CUDA kernel
+  int32_t batch;
+  int32_t items_per_seq;  // output tiles of a sequence: KV heads x query blocks
+  int32_t tile_tokens;
+  int32_t max_tokens;  // capacity of the cache
+  int32_t item_cost = 0;  // units of an item besides its tiles
+
+  // The lengths live on the device and cannot be checked before the launch, so a bad one is clamped here:
+  // it may give a wrong answer for its own sequence but never an access outside the cache.
+  LEANATTN_HOST_DEVICE int32_t tokens(int32_t seq) const {
+    const int32_t n = seqlens[seq];
+    return n < 0 ? 0 : (n > max_tokens ? max_tokens : n);
+  }
+  LEANATTN_HOST_DEVICE int32_t item_tiles(int32_t seq) const { return ceil_div(tokens(seq), tile_tokens); }
+  // An empty sequence has no tile and no place on the line; write_empty_outputs (stage 4) serves it.
+  LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const {
+    const int32_t tiles = item_tiles(seq);
+    return tiles == 0 ? 0 : (tiles + item_cost) * items_per_seq;
+  }
+};
+
+// The cut of the line into equal shares: the first `longer` workers take share + 1 units, the others share.
+struct Shares {
+  int32_t share;
+  int32_t longer;
+
+  LEANATTN_HOST_DEVICE static Shares of(int32_t total_units, int32_t workers) {
+    return {total_units / workers, total_units % workers};
+  }
+  // First unit of a worker on the line; begin(workers) is the length of the line.
+  LEANATTN_HOST_DEVICE int32_t begin(int32_t worker) const {
+    return worker * share + (worker < longer ? worker : longer);
+  }
+  LEANATTN_HOST_DEVICE int32_t size(int32_t worker) const { return share + (worker < longer ? 1 : 0); }
+  // The worker that has a unit of the line. The unit must exist, so share > 0 wherever the second branch divides.
+  LEANATTN_HOST_DEVICE int32_t worker_of(int32_t unit) const {
+    const int32_t in_longer = longer * (share + 1);
+    return unit < in_longer ? unit / (share + 1) : longer + (unit - in_longer) / share;
+  }
+};
+
+// A run of consecutive lean tiles of one item, done by one worker.
+struct Span {
+  int32_t seq;
+  int32_t item;        // within the sequence: KV head x query blocks + query block
+  int32_t tile_begin;  // first tile, within the item
+  int32_t tile_end;    // one past the last tile, within the item
+  int32_t item_tiles;  // tiles of the whole item
+  int32_t item_line;   // place of the item's first tile on the line
+
+  LEANATTN_HOST_DEVICE bool starts_item() const { return tile_begin == 0; }
+  LEANATTN_HOST_DEVICE bool ends_item() const { return tile_end == item_tiles; }
+  LEANATTN_HOST_DEVICE bool whole_item() const { return starts_item() && ends_item(); }
+};
+
+// Walks the spans of one worker, in the order of the line.
+struct SpanCursor {
+  TileLine line;
+  int32_t units_left;  // of this worker's share, from the next tile on
+  int32_t seq;
+  int32_t item;
+  int32_t tile;        // next tile to do, within the item
+  int32_t item_tiles;  // of the current sequence
+  int32_t item_line;   // place of the item's first tile on the line
+
+  // A worker whose share of `units` begins at place `begin` of the line, `offset` units after the start of sequence `seq`.
+  LEANATTN_HOST_DEVICE static SpanCursor at(const TileLine& line, int32_t seq, int32_t offset, int32_t begin,
+                                            int32_t units) {
+    SpanCursor c{line, units, seq, 0, 0, 0, 0};
+    if (units > 0) {
+      c.item_tiles = line.item_tiles(seq);
+      const int32_t item_units = c.item_tiles + line.item_cost;
+      c.item = offset / item_units;
+      c.item_line = begin - offset + c.item * item_units + line.item_cost;
+      if (begin < c.item_line) {
+        c.spend(c.item_line - begin);
+      } else {
+        c.tile = begin - c.item_line;
+      }
+    }
+    return c;
+  }
+
+  LEANATTN_HOST_DEVICE bool done() const { return units_left == 0; }
+  // Nothing follows the span at the cursor.
+  LEANATTN_HOST_DEVICE bool last() const { return units_left <= item_tiles - tile + line.item_cost; }
+
+  // The span at the cursor; only while !done().
+  LEANATTN_HOST_DEVICE Span span() const {
+    const int32_t rest = item_tiles - tile;
+    return {seq, item, tile, tile + (rest < units_left ? rest : units_left), item_tiles, item_line};
+  }
+
+  // Moves past the current span, over empty sequences if need be.
+  LEANATTN_HOST_DEVICE void next() {
+    const int32_t rest = item_tiles - tile;
+    spend(rest);
+    spend(line.item_cost);  // of the next item
+    if (units_left == 0) return;
+    item_line += item_tiles + line.item_cost;
+    tile = 0;
+    if (++item == line.items_per_seq) {
+      item = 0;
+      do { item_tiles = line.item_tiles(++seq); } while (item_tiles == 0);
+    }
+  }
+
+ private:
+  LEANATTN_HOST_DEVICE void spend(int32_t units) { units_left -= units < units_left ? units : units_left; }
+};
+
+// Length of the line, by one thread. CUDA kernels do the same sum with a whole CTA (worker_share.cuh).
+LEANATTN_HOST_DEVICE int32_t total_units(const TileLine& line) {
+  int32_t total = 0;
+  for (int32_t seq = 0; seq < line.batch; ++seq) total += line.seq_units(seq);
+  return total;
+}
+
+// Tiles on the line, without what items cost besides.
+LEANATTN_HOST_DEVICE int32_t total_tiles(const TileLine& line) {
+  int32_t total = 0;
+  for (int32_t seq = 0; seq < line.batch; ++seq) total += line.item_tiles(seq) * line.items_per_seq;
+  return total;
+}
+
+// The spans of a worker, located by one thread that walks the line from its start.
+LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, const Shares& shares, int32_t worker) {
+  const int32_t begin = shares.begin(worker), units = shares.size(worker);
+  int32_t seq = 0, seq_line = 0;
+  if (units > 0) {
+    for (int32_t n = line.seq_units(0); seq_line + n <= begin; n = line.seq_units(++seq)) seq_line += n;
+  }
+  return SpanCursor::at(line, seq, begin - seq_line, begin, units);
+}
+
+// --- where the partials of a cut item lie (stage 3) -----------------------------------------------------
+//
+// At most the first and the last span of a worker are cut, so two slots a worker are enough for any batch:
+// slot 2w holds the partial of a span that continues an item, slot 2w + 1 of one that begins it.
+LEANATTN_HOST_DEVICE constexpr int32_t partial_slots(int32_t workers) { return 2 * workers; }
+LEANATTN_HOST_DEVICE int32_t partial_slot(int32_t worker, const Span& span) {
+  return 2 * worker + (span.starts_item() ? 1 : 0);
+}
+
+// The workers among whom an item is cut: they follow each other, and each has one span of it.
+struct CutItem {
+  int32_t first_worker;  // also the item's ticket: a worker begins at most one cut item, its last
+  int32_t partials;
+
+  LEANATTN_HOST_DEVICE static CutItem of(const Shares& shares, const Span& span) {
+    const int32_t first = shares.worker_of(span.item_line);
+    return {first, shares.worker_of(span.item_line + span.item_tiles - 1) - first + 1};
+  }
+  // Slot of the i-th partial in token order: the order of the merge, whoever finishes first.
+  LEANATTN_HOST_DEVICE int32_t slot(int32_t i) const { return i == 0 ? 2 * first_worker + 1 : 2 * (first_worker + i); }
+};
+
+}  // namespace leanattn

@@ -1,0 +1,157 @@
+"""The lean decomposition: which worker does which lean tiles, and which partials it leaves.
+
+Every (sequence, KV head, query block) is an output tile, an *item*, cut into lean tiles of ``tile_tokens`` KV
+tokens. All lean tiles of the batch, in the order sequence, item, token, form one line, and every worker (a
+CTA on a GPU, a thread on a CPU) takes an equal share of it, wherever the cuts fall. On the line, an item may
+also have some units of its own before its tiles, for what it costs besides; a unit is the cost of a tile. The
+worker that finishes last with an item that was cut merges its partials.
+
+This module only reads what ``csrc/kernels/schedule.h`` computes; the kernels and the CPU backend compile that
+same header, so a picture or a test made with this module shows what they do.
+
+Source: LeanAttention, arXiv 2405.10480, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+try:
+    from leanattn import _schedule
+except ImportError as error:
+    raise ImportError("leanattn._schedule is not built: run `make build` or `pip install .`") from error
+
+MAX_WORKERS = _schedule.MAX_WORKERS
+"""The largest number of workers of a call."""
+
+Shares = _schedule.Shares
+"""``Shares(total_units, workers)``: the cut of the line, by worker and by unit."""
+
+
+class Span(NamedTuple):
+    """A run of consecutive lean tiles of one item, done by one worker."""
+
+    worker: int
+    seq: int
+    item: int
+    """Within the sequence: KV head x query blocks + query block."""
+    tile_begin: int
+    """First tile, within the item."""
+    tile_end: int
+    """One past the last tile, within the item."""
+    item_tiles: int
+    """Tiles of the whole item."""
+    item_line: int
+    """Place of the item's first tile on the line."""
+    slot: int | None
+    """Where its partial lies in the workspace; None if the span is the whole item and leaves no partial."""
+    first_worker: int
+    """The first of the workers that share the item."""
+    partials: int
+    """Number of workers that share the item; each has one span of it."""
+
+
+class CutItem(NamedTuple):
+    """An item shared by several workers."""
+
+    seq: int
+    item: int
+    first_worker: int
+    slots: tuple[int, ...]
+    """Slots of its partials in token order, the order of the merge."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A ragged batch, cut into equal shares.
+
+    Args:
+        seqlens: KV tokens of each sequence; clamped to ``[0, max_tokens]``, as in a kernel.
+        items_per_seq: output tiles of a sequence, KV heads x query blocks.
+        tile_tokens: KV tokens of a lean tile.
+        max_tokens: capacity of the cache, tokens.
+        workers: 1 to :data:`MAX_WORKERS`.
+        item_cost: units of an item besides its tiles.
+
+    Raises:
+        ValueError: an argument is out of range, or the line has 2^31 units or more.
+    """
+
+    seqlens: Sequence[int]
+    items_per_seq: int
+    tile_tokens: int
+    max_tokens: int
+    workers: int
+    item_cost: int = 0
+
+    def __post_init__(self) -> None:
+        # Made at once, so that a bad argument is refused here rather than at the first use.
+        _ = self._native
+
+    @cached_property
+    def _native(self) -> _schedule.Schedule:
+        return _schedule.Schedule(
+            self.seqlens,
+            self.items_per_seq,
+            self.tile_tokens,
+            self.max_tokens,
+            self.workers,
+            self.item_cost,
+        )
+
+    @property
+    def total_tiles(self) -> int:
+        """Lean tiles of the batch."""
+        return self._native.total_tiles
+
+    @property
+    def total_units(self) -> int:
+        """Length of the line: the lean tiles, and ``item_cost`` for each item that has any."""
+        return self._native.total_units
+
+    @property
+    def shares(self) -> Shares:
+        """The cut of the line; shares of two workers differ by one unit at most."""
+        return self._native.shares
+
+    def worker_tiles(self) -> list[int]:
+        """Lean tiles of each worker; they differ by what items cost besides."""
+        tiles = [0] * self.workers
+        for span in self.spans():
+            tiles[span.worker] += span.tile_end - span.tile_begin
+        return tiles
+
+    def worker_spans(self, worker: int) -> list[Span]:
+        """The spans of one worker, in the order in which it does them."""
+        return [Span._make(row) for row in self._native.worker_spans(worker)]
+
+    def spans(self) -> list[Span]:
+        """The spans of all workers: the whole line, in its order."""
+        return [Span._make(row) for row in self._native.spans()]
+
+    def cut_items(self) -> list[CutItem]:
+        """The items that are shared by several workers, in the order of the line."""
+        return [CutItem._make(row) for row in self._native.cut_items()]
+
+
+def tile_tokens(device_type: str, head_dim: int) -> int:
+    """KV tokens of a lean tile on a device of type ``"cpu"`` or ``"cuda"``."""
+    return _schedule.tile_tokens(device_type, head_dim)
+
+
+def item_cost(device_type: str) -> int:
+    """Units of an item besides its tiles, on a device of type ``"cpu"`` or ``"cuda"``."""
+    return _schedule.item_cost(device_type)
+
+
+def row_blocks(group: int) -> tuple[int, int]:
+    """(items per KV head, query rows of each) for ``group`` query heads that share a KV head."""
+    return _schedule.row_blocks(group)
+
+
+def partial_slots(workers: int) -> int:
+    """Partials that the workspace has room for, whatever the batch and the lengths."""
+    return _schedule.partial_slots(workers)

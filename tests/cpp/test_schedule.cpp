@@ -1,0 +1,160 @@
+// Unit tests of csrc/kernels/schedule.h and tile_table.h that need a C++ compiler and nothing else:
+//   g++ -std=c++20 -Icsrc tests/cpp/test_schedule.cpp -o test_schedule && ./test_schedule
+// Random batches are the business of tests/cpu/test_schedule.py; here stand the cases worth reading one by one.
+#include <cstdio>
+#include <limits>
+#include <vector>
+
+#include "kernels/schedule.h"
+#include "kernels/tile_table.h"
+
+using namespace leanattn;
+
+namespace {
+
+int failures = 0;
+
+#define CHECK(condition)                                                             \
+  do {                                                                               \
+    if (!(condition)) {                                                              \
+      std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
+      ++failures;                                                                    \
+    }                                                                                \
+  } while (false)
+
+struct Tile {
+  int32_t seq, item, tile;
+  bool operator==(const Tile&) const = default;
+};
+
+// The line written out tile by tile: what the cursor has to walk through.
+std::vector<Tile> written_out(const TileLine& line) {
+  std::vector<Tile> tiles;
+  for (int32_t seq = 0; seq < line.batch; ++seq) {
+    for (int32_t item = 0; item < line.items_per_seq; ++item) {
+      for (int32_t first = 0; first < line.tokens(seq); first += line.tile_tokens) {
+        tiles.push_back({seq, item, first / line.tile_tokens});
+      }
+    }
+  }
+  return tiles;
+}
+
+std::vector<Span> spans_of(const TileLine& line, const Shares& shares, int32_t worker) {
+  std::vector<Span> spans;
+  for (SpanCursor c = worker_spans(line, shares, worker); !c.done(); c.next()) spans.push_back(c.span());
+  return spans;
+}
+
+void check_every_tile_once(const TileLine& line, int32_t workers) {
+  const std::vector<Tile> expected = written_out(line);
+  CHECK(total_tiles(line) == static_cast<int32_t>(expected.size()));
+  const Shares shares = Shares::of(total_units(line), workers);
+  std::vector<Tile> done;
+  int32_t items = 0;  // begun so far
+  for (int32_t worker = 0; worker < workers; ++worker) {
+    for (const Span& s : spans_of(line, shares, worker)) {
+      CHECK(s.item_tiles == line.item_tiles(s.seq));
+      CHECK(s.tile_begin < s.tile_end && s.tile_end <= s.item_tiles);
+      items += s.starts_item();
+      CHECK(s.item_line + s.tile_begin == static_cast<int32_t>(done.size()) + items * line.item_cost);
+      for (int32_t tile = s.tile_begin; tile < s.tile_end; ++tile) {
+        CHECK(shares.worker_of(s.item_line + tile) == worker);
+        done.push_back({s.seq, s.item, tile});
+      }
+    }
+  }
+  CHECK(done == expected);
+  CHECK(total_units(line) == static_cast<int32_t>(done.size()) + items * line.item_cost);
+}
+
+void test_every_tile_once() {
+  const std::vector<std::vector<int32_t>> batches = {
+      {},       {0},          {0, 0, 0},  {1},           {63},
+      {64},     {65},         {0, 64, 0}, {640, 1, 129}, {0, 0, 7, 0, 0, 5000, 0},
+      {10'000}, {1, 1, 1, 1}, {-5, 70},   {1'000'000},   {64, 128, 192, 256},
+  };
+  for (const auto& seqlens : batches) {
+    for (const int32_t items_per_seq : {1, 2, 7}) {
+      for (const int32_t item_cost : {0, 1, 5}) {
+        const TileLine line{seqlens.data(), int32_t(seqlens.size()), items_per_seq, 64, 2'000'000, item_cost};
+        for (const int32_t workers : {1, 2, 3, 16, 132, 1000}) check_every_tile_once(line, workers);
+      }
+    }
+  }
+}
+
+// The picture at the top of schedule.h: A 6, B 4, C 16 and D 3 tiles over 5 workers.
+void test_picture() {
+  const std::vector<int32_t> seqlens = {6, 4, 16, 3};
+  const TileLine line{seqlens.data(), 4, 1, 1, 100};
+  const Shares shares = Shares::of(total_units(line), 5);
+  CHECK(shares.share == 5 && shares.longer == 4);
+
+  const std::vector<Span> second = spans_of(line, shares, 1);
+  CHECK(second.size() == 2);
+  CHECK(second[0].seq == 1 && second[0].whole_item());
+  CHECK(second[1].seq == 2 && second[1].tile_begin == 0 && second[1].tile_end == 2);
+  CHECK(second[1].starts_item() && !second[1].ends_item());
+
+  for (int32_t worker = 1; worker <= 4; ++worker) {
+    for (const Span& s : spans_of(line, shares, worker)) {
+      if (s.seq != 2) continue;
+      const CutItem cut = CutItem::of(shares, s);
+      CHECK(cut.first_worker == 1 && cut.partials == 4);
+      CHECK(cut.slot(worker - 1) == partial_slot(worker, s));
+    }
+  }
+}
+
+void test_lengths_are_clamped() {
+  const std::vector<int32_t> seqlens = {-1, std::numeric_limits<int32_t>::min(), 500,
+                                        std::numeric_limits<int32_t>::max()};
+  const TileLine line{seqlens.data(), 4, 1, 64, 256};
+  CHECK(line.tokens(0) == 0 && line.tokens(1) == 0 && line.tokens(2) == 256 && line.tokens(3) == 256);
+  CHECK(total_tiles(line) == 8);
+}
+
+void test_a_cache_of_no_tokens() {
+  const std::vector<int32_t> seqlens = {5, 7};
+  const TileLine line{seqlens.data(), 2, 3, 64, 0};
+  CHECK(total_tiles(line) == 0);
+  CHECK(worker_spans(line, Shares::of(0, 4), 3).done());
+}
+
+// The longest line that the bindings let through; sums and products on the way must stay inside 32 bits.
+void test_longest_line() {
+  const int32_t total = std::numeric_limits<int32_t>::max() - 1;
+  for (const int32_t workers : {1, 2, 132, tile_table::kMaxWorkers}) {
+    const Shares shares = Shares::of(total, workers);
+    CHECK(shares.begin(0) == 0 && shares.begin(workers) == total);
+    CHECK(shares.worker_of(0) == 0 && shares.worker_of(total - 1) == workers - 1);
+    for (int32_t worker = 1; worker < workers; ++worker) {
+      CHECK(shares.worker_of(shares.begin(worker)) == worker);
+      CHECK(shares.worker_of(shares.begin(worker) - 1) == worker - 1);
+    }
+  }
+}
+
+void test_row_blocks() {
+  for (int32_t group = 1; group <= 300; ++group) {
+    const auto rows = tile_table::row_blocks(group);
+    CHECK(rows.block_rows <= tile_table::kMaxBlockRows);
+    CHECK(rows.row_blocks * rows.block_rows >= group);
+    CHECK((rows.row_blocks - 1) * rows.block_rows < group);
+    CHECK(rows.row_blocks == ceil_div(group, tile_table::kMaxBlockRows));
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_every_tile_once();
+  test_picture();
+  test_lengths_are_clamped();
+  test_a_cache_of_no_tokens();
+  test_longest_line();
+  test_row_blocks();
+  if (failures == 0) std::puts("schedule: all checks passed");
+  return failures == 0 ? 0 : 1;
+}

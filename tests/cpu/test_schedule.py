@@ -1,0 +1,231 @@
+"""Properties of the lean decomposition (csrc/kernels/schedule.h), over random ragged batches."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from leanattn import schedule
+from leanattn.schedule import Schedule, Shares, Span
+
+ROOT = Path(__file__).parents[2]
+MAX_TOKENS = 2_000_000
+
+# Mostly short, often empty or just around a tile border, sometimes a million tokens.
+lengths = st.one_of(
+    st.just(0),
+    st.integers(1, 300),
+    st.builds(lambda tiles, off: max(0, 64 * tiles + off), st.integers(0, 40), st.integers(-1, 1)),
+    st.integers(0, 1_000_000),
+)
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    seqlens = draw(st.lists(lengths, max_size=40))
+    items_per_seq = draw(st.sampled_from([1, 2, 3, 8, 40]))
+    tile_tokens = draw(st.sampled_from([16, 64, 128]))
+    workers = draw(st.one_of(st.integers(1, 20), st.sampled_from([78, 108, 132, 264, 1024])))
+    item_cost = draw(st.sampled_from([0, 0, 1, 3]))
+    return Schedule(tuple(seqlens), items_per_seq, tile_tokens, MAX_TOKENS, workers, item_cost)
+
+
+def tiles_of_item(s: Schedule, seq: int) -> int:
+    return -(-s.seqlens[seq] // s.tile_tokens)
+
+
+def items_of(s: Schedule) -> list[tuple[int, int]]:
+    return [
+        (seq, item)
+        for seq in range(len(s.seqlens))
+        if tiles_of_item(s, seq) > 0
+        for item in range(s.items_per_seq)
+    ]
+
+
+@settings(max_examples=2500, deadline=None)
+@given(schedules())
+@example(Schedule((), 8, 64, MAX_TOKENS, 132))
+@example(Schedule((0, 0, 0), 8, 64, MAX_TOKENS, 132))
+@example(Schedule((1,), 1, 64, MAX_TOKENS, 1024))
+@example(Schedule((1_000_000,) * 4, 8, 64, MAX_TOKENS, 132))
+@example(Schedule((64,) * 100, 8, 64, MAX_TOKENS, 132, item_cost=3))
+def test_spans_cover_the_line_once_and_in_order(s: Schedule) -> None:
+    spans = s.spans()
+    by_item = {key: list(run) for key, run in groupby(spans, key=lambda x: (x.seq, x.item))}
+    assert list(by_item) == items_of(s), "items in the order of the line, none missing, none twice"
+
+    place = 0
+    for (seq, _), run in by_item.items():
+        place += s.item_cost
+        item_line, tile = place, 0
+        for span in run:
+            assert span.tile_begin == tile < span.tile_end
+            assert (span.item_tiles, span.item_line) == (tiles_of_item(s, seq), item_line)
+            tile = span.tile_end
+        assert tile == tiles_of_item(s, seq), "every tile of the item exactly once"
+        place += tile
+    assert place == s.total_units
+    assert s.total_tiles == s.total_units - s.item_cost * len(by_item)
+
+
+@settings(max_examples=2500, deadline=None)
+@given(schedules())
+def test_loads_are_equal(s: Schedule) -> None:
+    """Workers do the tiles that lie in their shares of the line; shares differ by one unit at most."""
+    shares = [(s.shares.begin(w), s.shares.begin(w + 1)) for w in range(s.workers)]
+    assert (shares[0][0], shares[-1][1]) == (0, s.total_units)
+    sizes = [end - begin for begin, end in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == [s.shares.size(w) for w in range(s.workers)]
+    for span in s.spans():
+        begin, end = shares[span.worker]
+        assert begin <= span.item_line + span.tile_begin < span.item_line + span.tile_end <= end
+    tiles = s.worker_tiles()
+    assert sum(tiles) == s.total_tiles
+    if s.item_cost == 0:
+        assert tiles == sizes
+
+
+@settings(max_examples=2500, deadline=None)
+@given(schedules())
+def test_partials_are_bounded_and_found_by_every_worker(s: Schedule) -> None:
+    spans = s.spans()
+    partials = [span for span in spans if span.slot is not None]
+    slots = [span.slot for span in partials if span.slot is not None]
+    assert len(set(slots)) == len(slots), "no two partials share a slot"
+    assert all(0 <= slot < schedule.partial_slots(s.workers) for slot in slots)
+    assert len(partials) <= 2 * s.workers
+    for _, own in groupby(partials, key=lambda span: span.worker):
+        assert len(list(own)) <= 2
+
+    cut = []
+    for (seq, item), group in groupby(spans, key=lambda span: (span.seq, span.item)):
+        run = list(group)
+        workers = [span.worker for span in run]
+        assert workers == list(range(workers[0], workers[0] + len(run))), "one span for each sharing worker"
+        for span in run:
+            assert (span.first_worker, span.partials) == (workers[0], len(run))
+            assert (span.slot is None) == (len(run) == 1)
+        if len(run) > 1:
+            cut.append((seq, item, workers[0], tuple(span.slot for span in run)))
+    assert s.cut_items() == cut, "the merge reads the slots that the workers wrote, in token order"
+    first_workers = [first for _, _, first, _ in cut]
+    assert len(set(first_workers)) == len(first_workers), "no two cut items share a ticket"
+
+
+@settings(max_examples=300, deadline=None)
+@given(schedules(), st.data())
+def test_a_worker_finds_its_spans_alone(s: Schedule, data: st.DataObject) -> None:
+    worker = data.draw(st.integers(0, s.workers - 1))
+    assert s.worker_spans(worker) == [span for span in s.spans() if span.worker == worker]
+
+
+@settings(max_examples=2500, deadline=None)
+@given(st.integers(1, 2**31 - 1), st.integers(1, schedule.MAX_WORKERS), st.data())
+def test_worker_of_inverts_begin(total: int, workers: int, data: st.DataObject) -> None:
+    shares = Shares(total, workers)
+    assert shares.begin(0) == 0
+    assert shares.begin(workers) == total
+    unit = data.draw(st.integers(0, total - 1))
+    owner = shares.worker_of(unit)
+    assert shares.begin(owner) <= unit < shares.begin(owner) + shares.size(owner)
+    assert shares.begin(owner) + shares.size(owner) == shares.begin(owner + 1)
+    first = shares.begin(owner)
+    assert shares.worker_of(first) == owner
+    assert first == 0 or shares.worker_of(first - 1) == owner - 1
+
+
+@pytest.mark.parametrize("workers", [1, 132, 1024])
+def test_large_batches(workers: int) -> None:
+    seqlens = tuple((i * 7919) % 700 if i % 5 else 0 for i in range(12_000))
+    s = Schedule(seqlens, 2, 64, 1_000, workers)
+    spans = s.spans()
+    assert sum(span.tile_end - span.tile_begin for span in spans) == s.total_tiles
+    assert len({(span.seq, span.item) for span in spans}) == 2 * sum(n > 0 for n in seqlens)
+    assert len(spans) < 2 * 12_000 + workers
+
+
+def test_more_workers_than_tiles() -> None:
+    s = Schedule((64, 0, 130), 1, 64, 1_000, 10)
+    assert [span.worker for span in s.spans()] == [0, 1, 2, 3]
+    assert s.worker_spans(9) == []
+
+
+def test_a_share_may_end_before_the_tiles_of_an_item() -> None:
+    """Three items of 2 units and 1 tile, in shares of 2 and 1 units: a worker with no tile has no span."""
+    s = Schedule((64, 64, 64), 1, 64, 1_000, 4, item_cost=1)
+    assert [(span.worker, span.seq) for span in s.spans()] == [(0, 0), (1, 1), (3, 2)]
+    assert s.worker_spans(2) == []
+    assert s.worker_tiles() == [1, 1, 0, 1]
+
+
+def test_a_whole_item_leaves_no_partial() -> None:
+    s = Schedule((128, 128), 1, 64, 1_000, 2)
+    assert s.spans() == [
+        Span(0, 0, 0, 0, 2, item_tiles=2, item_line=0, slot=None, first_worker=0, partials=1),
+        Span(1, 1, 0, 0, 2, item_tiles=2, item_line=2, slot=None, first_worker=1, partials=1),
+    ]
+    assert s.cut_items() == []
+
+
+def test_lengths_are_clamped_to_the_cache() -> None:
+    assert Schedule((-5, 10**9), 1, 64, 640, 4).total_tiles == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": 0}, "workers: expected 1..1024, got 0"),
+        ({"workers": 1025}, "workers: expected 1..1024, got 1025"),
+        ({"tile_tokens": 0}, "tile_tokens"),
+        ({"items_per_seq": -1}, "items_per_seq"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 2**31 - 64}, "max_tokens: expected 0..2147483583, got 2147483584"),
+        ({"item_cost": -1}, "item_cost"),
+        ({"seqlens": (2**31 - 100,) * 65, "max_tokens": 2**31 - 100}, "2\\^31 or more"),
+    ],
+)
+def test_bad_arguments_are_refused(change: dict[str, object], message: str) -> None:
+    good = {"seqlens": (5,), "items_per_seq": 1, "tile_tokens": 64, "max_tokens": 100, "workers": 2}
+    with pytest.raises(ValueError, match=message):
+        Schedule(**(good | change))  # type: ignore[arg-type]
+    Schedule(**good)  # type: ignore[arg-type]
+
+
+def test_a_worker_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"worker: expected 0\.\.1, got 2"):
+        Schedule((5,), 1, 64, 100, 2).worker_spans(2)
+
+
+@pytest.mark.parametrize("group", [1, 8, 32, 33, 64, 71, 128])
+def test_row_blocks_hold_the_group(group: int) -> None:
+    blocks, rows = schedule.row_blocks(group)
+    assert (blocks - 1) * rows < group <= blocks * rows
+
+
+def test_numbers_of_a_device() -> None:
+    assert schedule.item_cost("cpu") == 0
+    assert schedule.item_cost("cuda") >= 0
+    assert schedule.tile_tokens("cuda", 64) > schedule.tile_tokens("cuda", 128) > 0
+    assert schedule.tile_tokens("cpu", 128) > 0
+    with pytest.raises(ValueError, match=r"device_type: .* got 'tpu'"):
+        schedule.tile_tokens("tpu", 128)
+
+
+def test_cpp_unit_tests(tmp_path: Path) -> None:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    program = tmp_path / "test_schedule"
+    source = ROOT / "tests" / "cpp" / "test_schedule.cpp"
+    flags = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover"]
+    subprocess.run([compiler, *flags, f"-I{ROOT / 'csrc'}", source, "-o", program], check=True)
+    result = subprocess.run([program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
