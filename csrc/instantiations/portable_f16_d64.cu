@@ -1,0 +1,6 @@
+#include "kernels/launch.cuh"
+#include "manifest.h"
+
+namespace leanattn {
+const DecodeKernel portable_f16_d64{DType::kFloat16, 64, launch_portable<cutlass::half_t, 64>};
+}

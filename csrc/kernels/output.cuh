@@ -1,0 +1,59 @@
+// Stage 4: normalise, cast, and store the output and its log-sum-exp.
+#pragma once
+
+#include <cutlass/numeric_conversion.h>
+#include <math_constants.h>
+
+#include "params.h"
+#include "softmax_state.cuh"
+#include "traits.cuh"
+
+namespace leanattn {
+
+// Where the query rows of an item are.
+struct ItemRows {
+  int32_t seq;
+  int32_t first_head;  // query head of the item's row 0
+  int32_t count;       // rows of this item: the last query block of a group may have fewer
+
+  __device__ __forceinline__ static ItemRows of(const DecodeParams& p, int32_t seq, int32_t item) {
+    const int32_t kv_head = p.row_blocks == 1 ? item : item / p.row_blocks;
+    const int32_t block = item - kv_head * p.row_blocks;
+    const int32_t row = block * p.block_rows;
+    return {seq, kv_head * p.group + row, min(p.block_rows, p.group - row)};
+  }
+};
+
+// Natural log of the sum of exponentials; m is in log2 units.
+__device__ __forceinline__ float log_sum_exp(float m, float l) { return CUDART_LN2_F * (m + log2f(l)); }
+
+// Four neighbouring columns of one row: un-normalised O, with the row's m and l.
+template <typename Traits>
+__device__ __forceinline__ void store_output(const DecodeParams& p, const ItemRows& rows, int row, int column, float4 o,
+                                             float2 ml) {
+  using Element = typename Traits::Element;
+  const float inverse = ml.y == 0.f ? 0.f : 1.f / ml.y;  // no visible weight at all: output 0, not 0 / 0
+  const cutlass::Array<float, 4> normalised{o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse};
+  const auto cast = cutlass::NumericArrayConverter<Element, float, 4>{}(normalised);
+  const int32_t head = rows.first_head + row;
+  Element* out = static_cast<Element*>(p.out) + rows.seq * p.out_strides.batch + head * p.out_strides.head + column;
+  *reinterpret_cast<uint2*>(out) = reinterpret_cast<const uint2&>(cast);
+  if (p.lse != nullptr && column == 0) {
+    p.lse[int64_t{rows.seq} * p.num_kv_heads * p.group + head] = log_sum_exp(ml.x, ml.y);
+  }
+}
+
+// Empty sequences are on no worker's share of the line; each worker serves every workers-th sequence.
+template <typename Traits>
+__device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32_t worker) {
+  const TileLine line = p.line();
+  for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
+    if (line.tokens(seq) > 0) continue;
+    const ItemRows rows{seq, 0, p.num_kv_heads * p.group};
+    for (int i = int(threadIdx.x) * 4; i < rows.count * Traits::kHeadDim; i += Traits::kThreads * 4) {
+      store_output<Traits>(p, rows, i / Traits::kHeadDim, i % Traits::kHeadDim, {}, {kMinusInfinity, 0.f});
+    }
+  }
+}
+
+}  // namespace leanattn
