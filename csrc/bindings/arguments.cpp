@@ -1,0 +1,151 @@
+#include "arguments.h"
+
+#include <cmath>
+#include <limits>
+
+#include "errors.h"
+#include "kernels/tile_table.h"
+
+namespace leanattn {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr double kLog2E = 1.4426950408889634;
+
+// A shape in a message: a call that passes the checks never pays for the text.
+struct ShapeOf {
+  const Tensor& tensor;
+
+  friend std::ostream& operator<<(std::ostream& stream, const ShapeOf& shape) {
+    stream << '[';
+    for (int64_t i = 0; i < shape.tensor.dim(); ++i) stream << (i ? ", " : "") << shape.tensor.size(i);
+    return stream << ']';
+  }
+};
+
+DType dtype_of(const Tensor& q) {
+  switch (q.scalar_type()) {
+    case ScalarType::Half: return DType::kFloat16;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Float: return DType::kFloat32;
+    default: throw std::invalid_argument("leanattn: q: expected dtype float16, bfloat16 or float32");
+  }
+}
+
+void check_like_q(const Tensor& t, const Tensor& q, const char* name) {
+  check_argument(t.scalar_type() == q.scalar_type(), name, ": expected the dtype of q");
+  check_argument(t.is_cuda() == q.is_cuda() && t.get_device_index() == q.get_device_index(), name,
+                 ": expected the device of q");
+}
+
+// Vector loads of 16 bytes need every row to start at a multiple of 16 bytes.
+void check_rows_aligned(const Tensor& t, const char* name) {
+  const auto element = static_cast<int64_t>(t.element_size());
+  const int64_t last = t.dim() - 1;
+  check_argument(t.stride(last) == 1 || t.size(last) <= 1, name, ": the last dimension must be contiguous, its stride is ",
+                 t.stride(last));
+  if (t.numel() == 0) return;
+  check_argument(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0, name, ": the data must start at a multiple of 16 bytes");
+  for (int64_t i = 0; i < last; ++i) {
+    check_argument(t.size(i) == 1 || t.stride(i) * element % 16 == 0, name, ": stride ", t.stride(i), " of dimension ", i,
+                   " is not a multiple of 16 bytes");
+  }
+}
+
+CacheStrides cache_strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2)}; }
+RowStrides row_strides(const Tensor& t) { return {t.stride(0), t.stride(t.dim() - 2)}; }
+
+int32_t to_int32(int64_t value, const char* what) {
+  check_argument(value >= 0 && value <= std::numeric_limits<int32_t>::max(), what, ": ", value, " is out of range");
+  return static_cast<int32_t>(value);
+}
+
+void check_shapes(const DecodeArguments& a) {
+  const auto &q = a.q, &k = a.k_cache;
+  check_argument(q.dim() == 3 || (q.dim() == 4 && q.size(1) == 1), "q: expected [batch, num_q_heads, head_dim] or ",
+                 "[batch, 1, num_q_heads, head_dim], got ", ShapeOf{q});
+  const int64_t batch = q.size(0), heads = q.size(q.dim() - 2), head_dim = q.size(q.dim() - 1);
+  check_argument(k.dim() == 4 && k.size(0) == batch && k.size(3) == head_dim, "k_cache: expected [", batch,
+                 ", max_tokens, num_kv_heads, ", head_dim, "] to fit q, got ", ShapeOf{k});
+  check_argument(a.v_cache.dim() == 4 && a.v_cache.sizes() == k.sizes(), "v_cache: expected the shape of k_cache, ",
+                 ShapeOf{k}, ", got ", ShapeOf{a.v_cache});
+  check_argument(k.size(2) > 0 && heads > 0 && heads % k.size(2) == 0, "q: its ", heads,
+                 " heads are not a multiple of the ", k.size(2), " KV heads of k_cache");
+  check_argument(a.cache_seqlens.dim() == 1 && a.cache_seqlens.size(0) == batch, "cache_seqlens: expected [", batch,
+                 "], got ", ShapeOf{a.cache_seqlens});
+  check_argument(a.out.sizes() == q.sizes(), "out: expected the shape of q, ", ShapeOf{q}, ", got ", ShapeOf{a.out});
+  if (a.lse != nullptr) {
+    check_argument(a.lse->numel() == batch * heads, "lse: expected batch x num_q_heads values, got ", ShapeOf{*a.lse});
+  }
+}
+
+void check_types_and_layout(const DecodeArguments& a) {
+  check_like_q(a.k_cache, a.q, "k_cache");
+  check_like_q(a.v_cache, a.q, "v_cache");
+  check_like_q(a.out, a.q, "out");
+  check_rows_aligned(a.q, "q");
+  check_rows_aligned(a.k_cache, "k_cache");
+  check_rows_aligned(a.v_cache, "v_cache");
+  check_rows_aligned(a.out, "out");
+  const Tensor& lens = a.cache_seqlens;
+  check_argument(lens.scalar_type() == ScalarType::Int, "cache_seqlens: expected dtype int32");
+  check_argument(lens.is_cuda() == a.q.is_cuda() && lens.get_device_index() == a.q.get_device_index(),
+                 "cache_seqlens: expected the device of q");
+  check_argument(lens.is_contiguous(), "cache_seqlens: expected a contiguous tensor");
+  if (a.lse != nullptr) {
+    check_argument(a.lse->scalar_type() == ScalarType::Float && a.lse->is_contiguous() &&
+                       a.lse->is_cuda() == a.q.is_cuda() && a.lse->get_device_index() == a.q.get_device_index(),
+                   "lse: expected a contiguous float32 tensor on the device of q");
+  }
+}
+
+}  // namespace
+
+DecodeParams checked_params(const DecodeArguments& a) {
+  check_shapes(a);
+  check_types_and_layout(a);
+  check_argument(a.num_workers >= 0 && a.num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
+                 tile_table::kMaxWorkers, ", got ", a.num_workers);
+
+  const int64_t head_dim = a.q.size(a.q.dim() - 1);
+  const double scale = a.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  check_argument(std::isfinite(scale), "softmax_scale: expected a finite number, got ", scale);
+
+  DecodeParams p{};
+  p.q = a.q.data_ptr();
+  p.k = a.k_cache.data_ptr();
+  p.v = a.v_cache.data_ptr();
+  p.seqlens = static_cast<const int32_t*>(a.cache_seqlens.data_ptr());
+  p.out = a.out.data_ptr();
+  p.lse = a.lse != nullptr ? static_cast<float*>(a.lse->data_ptr()) : nullptr;
+  p.q_strides = row_strides(a.q);
+  p.out_strides = row_strides(a.out);
+  p.k_strides = cache_strides(a.k_cache);
+  p.v_strides = cache_strides(a.v_cache);
+  p.dtype = dtype_of(a.q);
+  p.batch = to_int32(a.q.size(0), "q: batch");
+  p.num_kv_heads = to_int32(a.k_cache.size(2), "k_cache: num_kv_heads");
+  p.group = to_int32(a.q.size(a.q.dim() - 2) / a.k_cache.size(2), "q: num_q_heads");
+  p.max_tokens = to_int32(a.k_cache.size(1), "k_cache: max_tokens");
+  p.head_dim = to_int32(head_dim, "q: head_dim");
+  const auto rows = tile_table::row_blocks(p.group);
+  p.row_blocks = rows.row_blocks;
+  p.block_rows = rows.block_rows;
+  p.workers = static_cast<int32_t>(a.num_workers);
+  p.scale_log2 = static_cast<float>(scale * kLog2E);
+  return p;
+}
+
+void check_line_fits(const DecodeParams& p) {
+  // Rounded up to whole tiles, a length still fits 32 bits. An expanded cache (stride 0) can be that long.
+  const int32_t longest = std::numeric_limits<int32_t>::max() - p.tile_tokens;
+  check_argument(p.max_tokens <= longest, "k_cache: max_tokens ", p.max_tokens, ", expected at most ", longest);
+  const double item_units = double(p.max_tokens) / p.tile_tokens + 1 + p.item_cost;
+  const double units = double(p.batch) * p.num_kv_heads * p.row_blocks * item_units;
+  check_argument(units < double(std::numeric_limits<int32_t>::max()), "k_cache: batch x num_kv_heads x max_tokens make ",
+                 units, " lean tiles, 2^31 or more");
+}
+
+}  // namespace leanattn

@@ -1,0 +1,30 @@
+// From tensors to DecodeParams: every check that keeps a kernel inside its memory.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+
+#include "kernels/params.h"
+
+namespace leanattn {
+
+struct DecodeArguments {
+  const torch::stable::Tensor& q;              // [batch, num_q_heads, head_dim] or [batch, 1, num_q_heads, head_dim]
+  const torch::stable::Tensor& k_cache;        // [batch, max_tokens, num_kv_heads, head_dim]
+  const torch::stable::Tensor& v_cache;        // as k_cache
+  const torch::stable::Tensor& cache_seqlens;  // [batch] int32
+  const torch::stable::Tensor& out;            // as q
+  const torch::stable::Tensor* lse;            // [batch, num_q_heads] (or [..., 1] for 4-D q) float32, or null
+  std::optional<double> softmax_scale;         // 1 / sqrt(head_dim) if absent
+  int64_t num_workers;                         // 0: the backend's default
+};
+
+// Throws std::invalid_argument, naming the argument, unless all of them fit each other.
+// Leaves workers, tile_tokens and workspace to the backend.
+DecodeParams checked_params(const DecodeArguments& args);
+
+// Throws unless the line of tiles (schedule.h) has fewer than 2^31 units when every sequence is max_tokens long.
+void check_line_fits(const DecodeParams& params);
+
+}  // namespace leanattn

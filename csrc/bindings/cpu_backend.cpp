@@ -1,0 +1,56 @@
+// The CPU backend: workers over the threads of torch.
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "arguments.h"
+#include "backend.h"
+#include "cpu/decode_cpu.h"
+#include "cpu/dispatch.h"
+#include "errors.h"
+#include "kernels/tile_table.h"
+
+namespace leanattn {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+int32_t default_workers() {
+  return std::min(static_cast<int32_t>(torch::stable::get_num_threads()), tile_table::kMaxWorkers);
+}
+
+float* checked_workspace(const Tensor& t, int64_t elements) {
+  check_argument(t.scalar_type() == ScalarType::Float && t.is_cpu() && t.is_contiguous() && t.numel() >= elements,
+                 "workspace: expected a contiguous float32 CPU tensor of at least ", elements, " elements, got ",
+                 t.numel());
+  return static_cast<float*>(t.data_ptr());
+}
+
+}  // namespace
+
+void run_cpu(DecodeParams params, const RunOptions& options) {
+  check_argument(params.head_dim >= 8 && params.head_dim <= cpu::kMaxHeadDim && params.head_dim % 8 == 0,
+                 "q: the CPU backend expects a head_dim that is a multiple of 8, 8..", cpu::kMaxHeadDim, ", got ",
+                 params.head_dim);
+  if (params.workers == 0) params.workers = default_workers();
+  params.tile_tokens = tile_table::kCpuTileTokens;
+  check_line_fits(params);
+  const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype);
+
+  // Everything that can fail is done before the workers start.
+  const int64_t elements = workspace_elements(params);
+  std::vector<float> partials(options.workspace == nullptr ? elements : 0);
+  bind_workspace(params,
+                 options.workspace == nullptr ? partials.data() : checked_workspace(*options.workspace, elements));
+  std::vector<uint32_t> tickets(params.workers, 0);
+  params.workspace.tickets = tickets.data();
+
+  // Inside another parallel region torch runs this as a plain loop; no worker waits for another, so that is right too.
+  torch::stable::parallel_for(0, params.workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) cpu::run_worker(params, kernels, static_cast<int32_t>(worker));
+  });
+}
+
+}  // namespace leanattn

@@ -1,0 +1,83 @@
+// The CUDA backend: device limits, kernel, workspace, stream, launch.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+#include <mutex>
+
+#include "arguments.h"
+#include "backend.h"
+#include "cuda_error.h"
+#include "cuda_tickets.h"
+#include "kernels/launch.h"
+#include "kernels/tile_table.h"
+
+// Part of libtorch's stable C interface, but declared only by CUDA builds of torch. Weak, so that a library built
+// against CPU torch also loads there; it is called only with CUDA tensors.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+
+namespace leanattn {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+DeviceLimits query_limits(int32_t device) {
+  DeviceLimits limits{device, 0, 0};
+  check_cuda(cudaDeviceGetAttribute(&limits.sm_count, cudaDevAttrMultiProcessorCount, device), "SM count");
+  check_cuda(cudaDeviceGetAttribute(&limits.shared_memory_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "shared memory size");
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+  check_argument(major >= 8, "q: its GPU has compute capability ", major, ".x, expected 8.0 or higher");
+  return limits;
+}
+
+const DeviceLimits& device_limits(int32_t device) {
+  check_argument(device >= 0 && device < kMaxDevices, "q: device index ", device, ", expected less than ", kMaxDevices);
+  static std::array<std::once_flag, kMaxDevices> once;
+  static std::array<DeviceLimits, kMaxDevices> limits;
+  std::call_once(once[device], [&] { limits[device] = query_limits(device); });
+  return limits[device];
+}
+
+cudaStream_t current_stream(int32_t device) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
+  const int64_t elements = workspace_elements(p);
+  return torch::stable::empty({&elements, 1}, ScalarType::Float, std::nullopt,
+                              torch::stable::Device(torch::headeronly::DeviceType::CUDA, device));
+}
+
+}  // namespace
+
+void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
+  const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim);
+  check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
+                 "expected head_dim 64 or 128, float16 or bfloat16");
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  const DeviceLimits& limits = device_limits(device);
+  if (p.workers == 0) p.workers = limits.sm_count;
+  p.tile_tokens = tile_table::cuda_tile_tokens(p.head_dim);
+  p.item_cost = tile_table::kCudaItemCost;
+  check_line_fits(p);
+
+  const Tensor workspace = options.workspace != nullptr ? *options.workspace : allocate_workspace(p, device);
+  check_argument(workspace.numel() >= workspace_elements(p) && workspace.is_cuda() &&
+                     workspace.scalar_type() == ScalarType::Float && workspace.is_contiguous(),
+                 "workspace: expected ", workspace_elements(p), " contiguous float32 elements on the device of q, got ",
+                 workspace.numel());
+  bind_workspace(p, static_cast<float*>(workspace.data_ptr()));
+  p.debug = options.debug;
+
+  const cudaStream_t stream = current_stream(device);
+  p.workspace.tickets = lease_tickets(device, stream);
+  check_cuda(kernel->launch(p, limits, stream), "launch of the decode kernel");
+}
+
+}  // namespace leanattn

@@ -1,0 +1,63 @@
+// The ops: allocate the outputs, check, run the backend of the device that q is on.
+#include "decode.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "arguments.h"
+#include "backend.h"
+#include "errors.h"
+
+namespace leanattn {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+void run(const DecodeArguments& args, const RunOptions& options) {
+  const DecodeParams params = checked_params(args);
+  if (params.batch == 0) return;
+#ifdef LEANATTN_WITH_CUDA
+  if (args.q.is_cuda()) return run_cuda(params, args.q.get_device_index(), options);
+#endif
+  run_cpu(params, options);
+}
+
+Tensor empty_lse(const Tensor& q) {  // [batch, num_q_heads], with the q_len dimension of a 4-D q last
+  check_argument(q.dim() == 3 || q.dim() == 4, "q: expected 3 or 4 dimensions, got ", q.dim());
+  std::vector<int64_t> shape{q.size(0), q.size(q.dim() - 2)};
+  if (q.dim() == 4) shape.push_back(q.size(1));
+  return torch::stable::new_empty(q, shape, ScalarType::Float);
+}
+
+}  // namespace
+
+Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
+              std::optional<double> softmax_scale, int64_t num_workers) {
+  Tensor out = torch::stable::new_empty(q, q.sizes());
+  run({q, k_cache, v_cache, cache_seqlens, out, nullptr, softmax_scale, num_workers}, {});
+  return out;
+}
+
+std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                                      const Tensor& cache_seqlens, std::optional<double> softmax_scale,
+                                      int64_t num_workers) {
+  Tensor out = torch::stable::new_empty(q, q.sizes());
+  Tensor lse = empty_lse(q);
+  run({q, k_cache, v_cache, cache_seqlens, out, &lse, softmax_scale, num_workers}, {});
+  return {out, lse};
+}
+
+void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
+                std::optional<Tensor> lse, std::optional<double> softmax_scale, int64_t num_workers) {
+  const Tensor* lse_or_null = lse ? &*lse : nullptr;
+  run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers}, {});
+}
+
+void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
+                  std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale, int64_t num_workers,
+                  int64_t delay_seed) {
+  const Tensor* lse_or_null = lse ? &*lse : nullptr;
+  run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers},
+      {.workspace = &workspace, .debug = {.delay_seed = static_cast<uint32_t>(delay_seed)}});
+}
+
+}  // namespace leanattn

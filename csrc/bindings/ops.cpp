@@ -1,0 +1,36 @@
+// The op schemas and their registration; nothing else. LibTorch stable ABI: one binary for every torch >= 2.10.
+#include <torch/csrc/stable/library.h>
+
+#include "decode.h"
+
+STABLE_TORCH_LIBRARY(leanattn, m) {
+  m.def(
+      "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
+      "int num_workers=0) -> Tensor");
+  m.def(
+      "decode_lse(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
+      "int num_workers=0) -> (Tensor, Tensor)");
+  m.def(
+      "decode_out(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, *, "
+      "Tensor(b!)? lse=None, float? softmax_scale=None, int num_workers=0) -> ()");
+  // For tests: a caller's workspace (to poison it) and pseudo-random pauses before partials are published and merged.
+  m.def(
+      "_decode_debug(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, "
+      "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, int num_workers=0, int delay_seed=0) -> ()");
+}
+
+namespace {
+
+void register_decode(torch::stable::detail::StableLibrary& m) {
+  m.impl("decode", TORCH_BOX(&leanattn::decode));
+  m.impl("decode_lse", TORCH_BOX(&leanattn::decode_lse));
+  m.impl("decode_out", TORCH_BOX(&leanattn::decode_out));
+  m.impl("_decode_debug", TORCH_BOX(&leanattn::decode_debug));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(leanattn, CPU, m) { register_decode(m); }
+#ifdef LEANATTN_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(leanattn, CUDA, m) { register_decode(m); }
+#endif
