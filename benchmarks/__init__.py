@@ -1,0 +1,1 @@
+"""Benchmarks of leanattn; README.md says how to run and read them."""

@@ -1,0 +1,63 @@
+"""The tensors of one shape, and the reference that every implementation is compared with."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.method import copies_for
+from benchmarks.shapes import Shape
+
+
+@dataclass
+class Case:
+    shape: Shape
+    q: Tensor  # [batch, query heads, head_dim]
+    seqlens: Tensor  # [batch] int32
+    k: list[Tensor]  # per copy [batch, max_tokens, kv heads, head_dim]
+    v: list[Tensor]  # as k
+
+    @staticmethod
+    def random(shape: Shape, dtype: torch.dtype, device: str) -> "Case":
+        """Normally distributed Q, K and V, NaN beyond the lengths. The copies of the cache differ."""
+        heads = shape.heads
+        cache = (shape.batch, shape.max_tokens, heads.kv, heads.dim)
+        copies = copies_for(shape.kv_bytes(dtype.itemsize))
+        case = Case(
+            shape,
+            torch.randn(shape.batch, heads.query, heads.dim, dtype=dtype, device=device),
+            torch.tensor(shape.lengths, dtype=torch.int32, device=device),
+            [torch.empty(cache, dtype=dtype, device=device) for _ in range(copies)],
+            [torch.empty(cache, dtype=dtype, device=device) for _ in range(copies)],
+        )
+        for cache_tensor in case.k + case.v:
+            for sequence, tokens in zip(cache_tensor, shape.lengths, strict=True):
+                sequence[:tokens].normal_()
+        case.fill_beyond_lengths(math.nan)
+        return case
+
+    def fill_beyond_lengths(self, value: float) -> None:
+        for cache_tensor in self.k + self.v:
+            for sequence, tokens in zip(cache_tensor, self.shape.lengths, strict=True):
+                sequence[tokens:].fill_(value)
+
+
+def reference(case: Case) -> Tensor:
+    """Attention over the first copy of the cache, in float64. Returns [batch, query heads, head_dim]."""
+    heads = case.shape.heads
+    rows = []
+    for b, tokens in enumerate(case.shape.lengths):
+        q = case.q[b].double().view(heads.kv, -1, heads.dim)  # [kv heads, group, head_dim]
+        k = case.k[0][b, :tokens].double().permute(1, 2, 0)  # [kv heads, head_dim, tokens]
+        weights = torch.softmax(q @ k / math.sqrt(heads.dim), dim=-1)
+        del k  # 8.6 GB at the largest shape
+        v = case.v[0][b, :tokens].double().transpose(0, 1)  # [kv heads, tokens, head_dim]
+        rows.append((weights @ v).view(heads.query, heads.dim))
+    return torch.stack(rows)
+
+
+def row_error(out: Tensor, expected: Tensor) -> float:
+    """Largest ||out - expected|| / ||expected|| over the rows; NaN if any element is."""
+    difference = out.double().reshape(expected.shape) - expected
+    return float((difference.norm(dim=-1) / expected.norm(dim=-1)).max())

@@ -1,0 +1,82 @@
+"""Checks and times one implementation on one shape, and says what came out as a JSON-ready dictionary."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.case import Case, reference, row_error
+from benchmarks.method import calls_per_graph
+from benchmarks.peers import Implementation, Missing
+from benchmarks.timing import Call, GraphOfCalls
+
+Result = dict[str, Any]
+Check = Callable[[Tensor], float]  # returns the error of an output, raises Wrong if it is too large
+
+LONGEST_DETAIL = 500  # characters: a compiler's or CUDA's message can be pages
+
+
+class Wrong(Exception):
+    """An output that is too far from the reference."""
+
+
+def failure(error: Exception) -> Result:
+    """The result of a measurement that raised `error`."""
+    statuses = {Missing: "missing", Wrong: "wrong"}
+    status = statuses.get(type(error), "failed")
+    text = str(error) if status != "failed" else f"{type(error).__name__}: {error}"
+    return {"status": status, "detail": text[:LONGEST_DETAIL]}
+
+
+def time_on_gpu(calls: list[Call], kv_bytes: int, check: Check) -> Result:
+    graph = GraphOfCalls(calls, calls_per_graph(kv_bytes))
+    graph.result_of_copy_0.fill_(math.nan)
+    timing = graph.time()
+    check(graph.result_of_copy_0)
+    return timing.as_dict()
+
+
+class ShapeBench:
+    """The case of one shape and its reference; measures implementations on them, one after the other."""
+
+    def __init__(
+        self,
+        case: Case,
+        tolerance: float,
+        time_calls: Callable[[list[Call], int, Check], Result] = time_on_gpu,
+    ) -> None:
+        self.case = case
+        self.kv_bytes = case.shape.kv_bytes(case.q.element_size())
+        self.tolerance = tolerance
+        self.time_calls = time_calls
+        self.expected = reference(case)  # [batch, query heads, head_dim] float64
+        self.timing_failed = False  # a capture may be left half done
+
+    def measure(self, implementation: Implementation) -> Result:
+        reason = implementation.unsupported(self.case.shape)
+        if reason is not None:
+            return {"status": "unsupported", "detail": reason}
+        timing = False
+        try:
+            self.case.fill_beyond_lengths(math.nan)
+            calls = implementation.bind(self.case)
+            nan_reaches_output = self._nan_reaches_output(calls)
+            if nan_reaches_output:
+                self.case.fill_beyond_lengths(0.0)
+            error = self._check(calls[0]())
+            timing = True
+            times = self.time_calls(calls, self.kv_bytes, self._check)
+        except Exception as failed:  # a peer may raise anything, and the others still want their turn
+            self.timing_failed = timing and not isinstance(failed, Wrong)
+            return failure(failed)
+        return {"status": "ok", "row_error": error, "nan_reaches_output": nan_reaches_output, **times}
+
+    def _nan_reaches_output(self, calls: list[Call]) -> bool:
+        return self.case.shape.ragged and math.isnan(row_error(calls[0](), self.expected))
+
+    def _check(self, out: Tensor) -> float:
+        error = row_error(out, self.expected)
+        if not error <= self.tolerance:  # NaN is wrong too
+            raise Wrong(f"row error {error:.2g}, accepted {self.tolerance:.2g}")
+        return error

@@ -1,0 +1,128 @@
+"""The shapes that are measured, as data. Lengths in tokens; 1k = 1024 tokens."""
+
+import random
+from dataclasses import dataclass
+
+K = 1024
+
+
+@dataclass(frozen=True)
+class Heads:
+    query: int
+    kv: int
+    dim: int
+
+
+HEADS = {
+    "llama8b": Heads(32, 8, 128),
+    "70b/tp8": Heads(8, 1, 128),  # one GPU's part of a 70B model whose heads are split over eight
+    "phi3m": Heads(40, 10, 128),
+    "mha32": Heads(32, 32, 128),
+    "gqa16": Heads(64, 4, 128),
+    "mha32 d64": Heads(32, 32, 64),
+    "mha56 d64": Heads(56, 56, 64),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One batch of decode: every sequence has one query token and `lengths[i]` tokens in the cache."""
+
+    set_name: str
+    name: str
+    heads: Heads
+    lengths: tuple[int, ...]  # [batch]
+    quick: bool = False  # measured with --quick too
+
+    @property
+    def batch(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def max_tokens(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def ragged(self) -> bool:
+        return len(set(self.lengths)) > 1
+
+    def kv_bytes(self, element_bytes: int) -> int:
+        """Bytes of K and V that a call has to read."""
+        return 2 * sum(self.lengths) * self.heads.kv * self.heads.dim * element_bytes
+
+
+def tokens_text(tokens: int) -> str:
+    return f"{tokens // K}k" if tokens % K == 0 else str(tokens)
+
+
+def uniform(set_name: str, heads: str, batch: int, tokens: int, quick: bool = False) -> Shape:
+    name = f"{heads} B{batch} {tokens_text(tokens)}"
+    return Shape(set_name, name, HEADS[heads], (tokens,) * batch, quick)
+
+
+def ragged(heads: str, what: str, lengths: tuple[int, ...], quick: bool = False) -> Shape:
+    return Shape("ragged", f"{heads} {what}", HEADS[heads], lengths, quick)
+
+
+# 32 draws of exp(N(ln 4096, 1.2)), clamped to 16..131072.
+LOGNORMAL = (
+    1530, 6584, 12045, 774, 3352, 5767, 1897, 1401, 12451, 2154, 1018, 2358, 9585, 13808, 5400, 15153,
+    613, 2774, 41332, 2756, 5197, 10469, 14252, 1717, 3186, 3163, 463, 2706, 345, 9197, 836, 801,
+)  # fmt: skip
+ZIPF = tuple(64 * K // (i + 1) + 17 for i in range(64))
+ONE_LONG = (128 * K,) + (2 * K,) * 15
+
+
+def short_lengths() -> tuple[int, ...]:
+    draw = random.Random(38)  # this seed's lengths sum to 260 MB of llama8b cache in 16 bits
+    return tuple(draw.randint(1, 511) for _ in range(256))
+
+
+SHAPES = (
+    uniform("uniform", "llama8b", 1, 1 * K, quick=True),
+    uniform("uniform", "llama8b", 1, 4 * K),
+    uniform("uniform", "llama8b", 1, 16 * K),
+    uniform("uniform", "llama8b", 1, 64 * K, quick=True),
+    uniform("uniform", "llama8b", 1, 128 * K),
+    uniform("uniform", "llama8b", 1, 512 * K),
+    uniform("uniform", "llama8b", 8, 1 * K),
+    uniform("uniform", "llama8b", 8, 8 * K),
+    uniform("uniform", "llama8b", 8, 32 * K, quick=True),
+    uniform("uniform", "llama8b", 32, 4 * K),
+    uniform("uniform", "llama8b", 64, 2 * K),
+    uniform("uniform", "llama8b", 128, 1 * K),
+    uniform("uniform", "70b/tp8", 1, 64 * K, quick=True),
+    uniform("uniform", "70b/tp8", 16, 8 * K),
+    uniform("uniform", "70b/tp8", 64, 8 * K),
+    uniform("uniform", "phi3m", 1, 8 * K),
+    uniform("uniform", "phi3m", 1, 64 * K),
+    uniform("uniform", "phi3m", 1, 128 * K),
+    uniform("uniform", "mha32", 1, 4 * K),
+    uniform("uniform", "mha32", 1, 64 * K),
+    uniform("uniform", "mha32", 1, 256 * K),
+    uniform("uniform", "mha32", 4, 16 * K),
+    uniform("uniform", "gqa16", 4, 32 * K, quick=True),
+    uniform("d64", "mha56 d64", 1, 6 * K),
+    uniform("d64", "mha32 d64", 1, 64 * K, quick=True),
+    uniform("d64", "mha32 d64", 1, 512 * K),
+    uniform("d64", "mha32 d64", 4, 16 * K),
+    ragged("llama8b", "1x128k+15x2k", ONE_LONG, quick=True),
+    ragged("llama8b", "lognormal B32", LOGNORMAL),
+    ragged("llama8b", "zipf B64", ZIPF),
+    ragged("70b/tp8", "lognormal B32", LOGNORMAL),
+    ragged("llama8b", "short B256", short_lengths(), quick=True),
+    # Batch sizes that no even split of the SMs fits.
+    *(uniform("awkward", "llama8b", batch, 8 * K, quick=batch == 17) for batch in (3, 17, 20, 34)),
+    *(uniform("awkward", "70b/tp8", batch, 8 * K) for batch in (3, 17, 20, 34)),
+)
+
+SET_NAMES = tuple(dict.fromkeys(shape.set_name for shape in SHAPES))
+
+
+def select(set_names: list[str] | None = None, quick: bool = False) -> list[Shape]:
+    """The shapes of the named sets (all if None), in order; with `quick` a representative few of them."""
+    return [
+        shape
+        for shape in SHAPES
+        if (set_names is None or shape.set_name in set_names) and (shape.quick or not quick)
+    ]
