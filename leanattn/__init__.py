@@ -1,0 +1,11 @@
+"""Decode attention with the lean decomposition (arXiv 2405.10480): every SM gets the same work."""
+
+from leanattn import fake as _fake  # noqa: F401  (registers the fake implementations)
+from leanattn._ops import build_info as _build_info
+from leanattn.decode import decode
+from leanattn.merge import merge_states
+from leanattn.support import is_supported
+
+__version__ = _build_info()["version"]
+
+__all__ = ["decode", "is_supported", "merge_states"]

@@ -1,0 +1,118 @@
+"""Refuses bad arguments before an op is called. A message names the argument, what came, what was expected.
+
+Every call pays for these checks, so they read each attribute once, and words are put together only for a
+refusal. Strides and alignment concern memory, which a fake tensor does not have: csrc/bindings/arguments.cpp
+checks them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leanattn.support import refusals
+
+
+def check_fit(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    """Types, dtypes, devices and shapes: do the tensors fit each other? Works on fake tensors too."""
+    if not (
+        isinstance(q, Tensor)
+        and isinstance(k_cache, Tensor)
+        and isinstance(v_cache, Tensor)
+        and isinstance(cache_seqlens, Tensor)
+    ):
+        raise _no_tensor(q=q, k_cache=k_cache, v_cache=v_cache, cache_seqlens=cache_seqlens)
+    dtype, device, shape, cache_shape = q.dtype, q.device, q.shape, k_cache.shape
+    if len(shape) not in (3, 4):
+        expected = "[batch, num_q_heads, head_dim] or [batch, 1, num_q_heads, head_dim]"
+        raise ValueError(f"q: shape {list(shape)}, expected {expected}")
+    batch, num_q_heads, head_dim = shape[0], shape[-2], shape[-1]
+
+    if k_cache.dtype != dtype:
+        raise TypeError(f"k_cache: dtype {k_cache.dtype}, expected the dtype of q, {dtype}")
+    if v_cache.dtype != dtype:
+        raise TypeError(f"v_cache: dtype {v_cache.dtype}, expected the dtype of q, {dtype}")
+    if cache_seqlens.dtype != torch.int32:
+        raise TypeError(f"cache_seqlens: dtype {cache_seqlens.dtype}, expected torch.int32")
+
+    if k_cache.device != device:
+        raise ValueError(f"k_cache: device {k_cache.device}, expected the device of q, {device}")
+    if v_cache.device != device:
+        raise ValueError(f"v_cache: device {v_cache.device}, expected the device of q, {device}")
+    if cache_seqlens.device != device:
+        raise ValueError(f"cache_seqlens: device {cache_seqlens.device}, expected the device of q, {device}")
+
+    if len(cache_shape) != 4 or cache_shape[0] != batch or cache_shape[3] != head_dim:
+        expected = f"[{batch}, max_tokens, num_kv_heads, {head_dim}], batch and head_dim as in q"
+        raise ValueError(f"k_cache: shape {list(cache_shape)}, expected {expected}")
+    if v_cache.shape != cache_shape:
+        expected = f"the shape of k_cache, {list(cache_shape)}"
+        raise ValueError(f"v_cache: shape {list(v_cache.shape)}, expected {expected}")
+    num_kv_heads = cache_shape[2]
+    if num_q_heads == 0 or num_kv_heads == 0 or num_q_heads % num_kv_heads != 0:
+        expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
+        raise ValueError(f"q: {num_q_heads} heads, expected {expected}, one at least")
+    if cache_seqlens.shape != (batch,):
+        raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{batch}] as in q")
+
+    if out is not None:
+        _check_output("out", out, dtype, device, shape)
+    if lse is not None:
+        _check_output("lse", lse, torch.float32, device, lse_shape(q))
+
+
+def check_can_run(q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor | None) -> None:
+    """Can the backend do such a call? Only for tensors that fit each other."""
+    shape = q.shape
+    found = refusals(q.device, q.dtype, shape[-1], 1 if len(shape) == 3 else shape[1])
+    if found:
+        raise found[0].error(found[0].message)
+    if torch.is_grad_enabled() and (
+        q.requires_grad
+        or k_cache.requires_grad
+        or v_cache.requires_grad
+        or (out is not None and out.requires_grad)
+    ):
+        raise _needs_grad(q=q, k_cache=k_cache, v_cache=v_cache, out=out)
+
+
+def lse_shape(q: Tensor) -> tuple[int, ...]:
+    """[batch, num_q_heads], with the q_len of a ``q`` of four dimensions last."""
+    shape = q.shape
+    return (shape[0], shape[1]) if len(shape) == 3 else (shape[0], shape[2], shape[1])
+
+
+def check_scale(softmax_scale: float | None) -> None:
+    if softmax_scale is not None and not isinstance(softmax_scale, (float, int)):
+        raise TypeError(f"softmax_scale: {type(softmax_scale).__name__}, expected float or None")
+
+
+def _no_tensor(**arguments: object) -> TypeError:
+    name, value = next((n, v) for n, v in arguments.items() if not isinstance(v, Tensor))
+    return TypeError(f"{name}: {type(value).__name__}, expected torch.Tensor")
+
+
+def _needs_grad(**arguments: Tensor | None) -> NotImplementedError:
+    name = next(n for n, v in arguments.items() if v is not None and v.requires_grad)
+    remedy = "decode has no backward; call it under torch.no_grad(), or detach the tensor"
+    return NotImplementedError(f"{name}: requires grad, expected a tensor that does not: {remedy}")
+
+
+def _check_output(
+    name: str, output: Tensor, dtype: torch.dtype, device: torch.device, shape: torch.Size | tuple[int, ...]
+) -> None:
+    if not isinstance(output, Tensor):
+        raise _no_tensor(**{name: output})
+    if output.dtype != dtype:
+        raise TypeError(f"{name}: dtype {output.dtype}, expected {dtype}")
+    if output.device != device:
+        raise ValueError(f"{name}: device {output.device}, expected the device of q, {device}")
+    if output.shape != shape:
+        raise ValueError(f"{name}: shape {list(output.shape)}, expected {list(shape)}")

@@ -1,0 +1,124 @@
+"""leanattn.decode: the documented, checked face of torch.ops.leanattn.decode, decode_lse and decode_out."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from leanattn import _ops  # noqa: F401  (registers the ops used below)
+from leanattn.checks import check_can_run, check_fit, check_scale, lse_shape
+from leanattn.planning import ALL_WORKERS, num_workers
+
+# The overloads themselves: looking one up again costs about a microsecond a call.
+_decode = torch.ops.leanattn.decode.default
+_decode_lse = torch.ops.leanattn.decode_lse.default
+_decode_out = torch.ops.leanattn.decode_out.default
+
+
+@overload
+def decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    softmax_scale: float | None = None,
+    out: Tensor | None = None,
+    return_lse: Literal[False] = False,
+    sm_margin: int = 0,
+) -> Tensor: ...
+
+
+@overload
+def decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    softmax_scale: float | None = None,
+    out: Tensor | None = None,
+    return_lse: Literal[True],
+    sm_margin: int = 0,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    softmax_scale: float | None = None,
+    out: Tensor | None = None,
+    return_lse: bool = False,
+    sm_margin: int = 0,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Exact attention of one new token per sequence against a KV cache of ragged lengths.
+
+    For every sequence ``b`` and query head ``h``, with ``n = cache_seqlens[b]`` and ``g = h // group``, where
+    ``group = num_q_heads // num_kv_heads``::
+
+        p = softmax(softmax_scale * k_cache[b, :n, g] @ q[b, h])        # [n]
+        out[b, h] = p @ v_cache[b, :n, g]                               # [head_dim]
+
+    The whole batch is cut into equal shares, one for each SM or thread, whatever the lengths are, and what
+    was cut is put together by re-scaling the softmax (LeanAttention, arXiv 2405.10480), in one kernel launch.
+
+    Args:
+        q: queries [batch, num_q_heads, head_dim] or [batch, 1, num_q_heads, head_dim]; float16 or bfloat16,
+            on the CPU also float32. head_dim 64 or 128, on the CPU any multiple of 8 up to 256.
+        k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``. num_q_heads must
+            be a multiple of num_kv_heads: 1 is MQA, num_q_heads is MHA. Any strides that are multiples of 16
+            bytes, 0 included, as long as head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens,
+            head_dim] is passed as ``cache.transpose(1, 2)``, uncopied.
+        v_cache: values, like ``k_cache``.
+        cache_seqlens: [batch] int32, contiguous, on the device of ``q``: tokens of each sequence that the
+            call reads, from the start of its cache, the newest included. A length below 0 counts as 0, one
+            above max_tokens as max_tokens. What the caches hold beyond it does not matter, NaN included.
+        softmax_scale: factor of the scores, any finite number; ``head_dim ** -0.5`` if None.
+        out: where to write the result; shape, dtype and device of ``q``, and its strides under the rule
+            above.
+        return_lse: also return the logarithm of the softmax's denominator, with which
+            :func:`leanattn.merge_states` joins attention over several caches.
+        sm_margin: SMs of the GPU (threads of a CPU) to leave free for kernels that run at the same time.
+
+    Returns:
+        ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
+        [batch, num_q_heads], or [batch, num_q_heads, 1] for a ``q`` of four dimensions. A sequence of length
+        0 gives out 0 and lse -inf.
+
+    Raises:
+        TypeError: a dtype, or something that is no tensor or number.
+        ValueError: a shape, stride, alignment or device; ``softmax_scale`` not finite; ``sm_margin`` too
+            large.
+        NotImplementedError: a head_dim, q_len or device that is not supported (see
+            :func:`leanattn.is_supported`), or a tensor that requires grad while grad mode is on.
+
+        The message names the argument, what came and what was expected.
+
+    Numerics: scores, softmax and both sums are float32, whatever the dtype; for the tensor cores of a GPU,
+    the weights ``p`` are rounded to the dtype of ``v_cache``. The same inputs on the same device give the
+    same bits in every call with the same ``sm_margin`` (on a CPU: and the same number of threads).
+
+    CUDA graphs: lengths are read on the device and never on the host, so nothing synchronises, and a graph
+    captured at any lengths computes the right result at all others that are written into ``cache_seqlens``
+    before a replay.
+    """
+    check_fit(q, k_cache, v_cache, cache_seqlens, out)
+    check_can_run(q, k_cache, v_cache, out)
+    check_scale(softmax_scale)
+    workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
+
+    arguments = (q, k_cache, v_cache, cache_seqlens)
+    if out is None:
+        op = _decode_lse if return_lse else _decode
+        result: Tensor | tuple[Tensor, Tensor] = op(
+            *arguments, softmax_scale=softmax_scale, num_workers=workers
+        )
+        return result
+    lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
+    _decode_out(*arguments, out, lse=lse, softmax_scale=softmax_scale, num_workers=workers)
+    return out if lse is None else (out, lse)

@@ -1,0 +1,71 @@
+"""How a call is divided: workers from the machine, items and tiles from the shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from leanattn.schedule import Schedule
+
+# What the ops take for "as many as the device has".
+ALL_WORKERS = 0
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def num_workers(device: torch.device, sm_margin: int = 0) -> int:
+    """Workers of a call that leaves ``sm_margin`` SMs of the device (on a CPU: threads) to others.
+
+    One worker an SM: one CTA with a deep ring of loads reads as fast as an SM can, and every further worker
+    is two more partials at most to merge.
+
+    Raises:
+        TypeError: ``sm_margin`` is no integer.
+        ValueError: ``sm_margin`` leaves no worker.
+    """
+    if not isinstance(sm_margin, int):
+        raise TypeError(f"sm_margin: {type(sm_margin).__name__}, expected int")
+    available = _sm_count(device) if device.type == "cuda" else torch.get_num_threads()
+    if not 0 <= sm_margin < available:
+        raise ValueError(f"sm_margin: {sm_margin}, expected 0..{available - 1} on {device}")
+    return available - sm_margin
+
+
+@cache
+def _sm_count(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def plan_schedule(
+    cache_seqlens: Sequence[int],
+    *,
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    max_tokens: int,
+    device: torch.device,
+    workers: int = ALL_WORKERS,
+) -> Schedule:
+    """The schedule that a decode call of these shapes follows on ``device``.
+
+    Args:
+        cache_seqlens: KV tokens of each sequence, on the host.
+        num_q_heads, num_kv_heads, head_dim, max_tokens: as in the shapes of ``q`` and ``k_cache``.
+        device: ``cpu`` or ``cuda``.
+        workers: CTAs or threads; :data:`ALL_WORKERS` for those that the call would take.
+    """
+    # decode itself does without the schedule on the host, so it must not need the module at import.
+    from leanattn import schedule
+
+    blocks, _ = schedule.row_blocks(num_q_heads // num_kv_heads)
+    return schedule.Schedule(
+        seqlens=tuple(cache_seqlens),
+        items_per_seq=num_kv_heads * blocks,
+        tile_tokens=schedule.tile_tokens(device.type, head_dim),
+        max_tokens=max_tokens,
+        workers=workers or num_workers(device),
+        item_cost=schedule.item_cost(device.type),
+    )

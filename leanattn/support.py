@@ -1,0 +1,133 @@
+"""What each backend supports, said once: the wrapper refuses by it, and is_supported tells it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from leanattn._ops import build_info
+
+
+@dataclass(frozen=True)
+class Backend:
+    dtypes: tuple[torch.dtype, ...]
+    head_dims: Sequence[int]
+    q_lens: Sequence[int] = (1,)
+
+
+BACKENDS = {
+    "cpu": Backend((torch.float16, torch.bfloat16, torch.float32), head_dims=range(8, 257, 8)),
+    "cuda": Backend((torch.float16, torch.bfloat16), head_dims=(64, 128)),
+}
+
+# Ampere: the first with cp.async and with mma.sync for bfloat16.
+MIN_CAPABILITY = (8, 0)
+
+
+class Refusal(NamedTuple):
+    """Why a call is refused: the exception to raise, and its message."""
+
+    error: type[Exception]
+    message: str
+
+
+def refusals(device: torch.device, dtype: torch.dtype, head_dim: int, q_len: int) -> list[Refusal]:
+    """All that keeps a backend from a call with such a ``q``; empty if nothing does."""
+    backend = BACKENDS.get(device.type)
+    if backend is None:
+        return [Refusal(NotImplementedError, f"q: device {device}, expected one of {_listed(BACKENDS)}")]
+    found = []
+    if device.type == "cuda":
+        found += [Refusal(NotImplementedError, reason) for reason in gpu_problems(device)]
+    if dtype not in backend.dtypes:
+        expected = _listed(backend.dtypes)
+        found.append(Refusal(TypeError, f"q: dtype {dtype}, expected one of {expected} on {device.type}"))
+    # As a tuple: torch.compile can compare a symbolic head_dim with its elements, not look it up in a range.
+    if head_dim not in tuple(backend.head_dims):
+        expected = _listed(backend.head_dims)
+        message = f"q: head_dim {head_dim}, expected one of {expected} on {device.type}"
+        found.append(Refusal(NotImplementedError, message))
+    if q_len not in backend.q_lens:
+        message = f"q: q_len {q_len}, expected one of {_listed(backend.q_lens)}"
+        found.append(Refusal(NotImplementedError, message))
+    return found
+
+
+def is_supported(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    head_dim: int,
+    *,
+    group: int = 1,
+    q_len: int = 1,
+) -> tuple[bool, list[str]]:
+    """Whether :func:`leanattn.decode` can be called so on this machine and with this build, and if not, why.
+
+    Args:
+        device: where the tensors are, such as ``"cuda"`` or ``torch.device("cpu")``.
+        dtype: of ``q`` and of the caches.
+        head_dim: length of a head's vectors.
+        group: query heads that share a KV head; any number from 1 on.
+        q_len: query tokens of a sequence.
+
+    Returns:
+        ``(ok, reasons)``; ``reasons`` has one line for each thing that is not supported and is empty if
+        ``ok``.
+    """
+    reasons = [refusal.message for refusal in refusals(torch.device(device), dtype, head_dim, q_len)]
+    if group < 1:
+        reasons.append(f"q: group {group}, expected 1 or more query heads for a KV head")
+    return not reasons, reasons
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def gpu_problems(device: torch.device) -> tuple[str, ...]:
+    """Why this build cannot run on a GPU, or nothing."""
+    return _find_gpu_problems(device)
+
+
+# Neither the GPU nor the build changes while a process runs, and a call has no microseconds to ask again.
+@cache
+def _find_gpu_problems(device: torch.device) -> tuple[str, ...]:
+    info = build_info()
+    if info["cuda_version"] is None:
+        return (f"q: device {device}, but this build of leanattn is without CUDA: {info['cuda_reason']}",)
+    if not torch.cuda.is_available():
+        return (f"q: device {device}, but torch.cuda.is_available() is False",)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        return (f"q: device {device}, but torch sees {torch.cuda.device_count()} GPUs",)
+    capability = torch.cuda.get_device_capability(device)
+    name = f"q: {device} is a {torch.cuda.get_device_name(device)}, compute capability {_dotted(capability)}"
+    if capability < MIN_CAPABILITY:
+        return (f"{name}, expected {_dotted(MIN_CAPABILITY)} or newer",)
+    if not any(_runs_on(arch, capability) for arch in info["cuda_archs"]):
+        built = _listed(info["cuda_archs"])
+        remedy = f"rebuild with LEANATTN_CUDA_ARCHS={_dotted(capability)}"
+        return (f"{name}, but leanattn was built for {built}; {remedy}",)
+    return ()
+
+
+def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
+    """Machine code runs on its major version from its minor on, PTX on all newer; 9.0a runs on 9.0 alone."""
+    match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch)
+    if match is None:
+        return False
+    built = int(match[1]), int(match[2])
+    if match[3] == "a":
+        return built == capability
+    same_major = built[0] == capability[0] and built <= capability
+    return same_major or (match[4] is not None and match[3] == "" and built <= capability)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    words = [str(value).removeprefix("torch.") for value in values]
+    return ", ".join(words if len(words) < 8 else [*words[:2], "...", words[-1]])
