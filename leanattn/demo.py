@@ -144,7 +144,7 @@ def show_batch(batch: RaggedBatch, source: str) -> None:
 
 def show_schedule(plan: Schedule) -> None:
     """Who does how many lean tiles, and what is cut."""
-    sizes = [plan.shares.size(worker) for worker in range(plan.workers)]
+    sizes = plan.worker_tiles()
     cut = plan.cut_items()
     partials = sum(len(item.slots) for item in cut)
     items = plan.items_per_seq * len(plan.seqlens)

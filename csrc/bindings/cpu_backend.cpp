@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "arguments.h"
@@ -36,14 +37,15 @@ void run_cpu(DecodeParams params, const RunOptions& options) {
                  params.head_dim);
   if (params.workers == 0) params.workers = default_workers();
   params.tile_tokens = tile_table::kCpuTileTokens;
+  params.debug = options.debug;
   check_line_fits(params);
   const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype);
 
   // Everything that can fail is done before the workers start.
   const int64_t elements = workspace_elements(params);
-  std::vector<float> partials(options.workspace == nullptr ? elements : 0);
-  bind_workspace(params,
-                 options.workspace == nullptr ? partials.data() : checked_workspace(*options.workspace, elements));
+  std::unique_ptr<float[]> own;
+  if (options.workspace == nullptr) own = std::make_unique_for_overwrite<float[]>(elements);
+  bind_workspace(params, own ? own.get() : checked_workspace(*options.workspace, elements));
   std::vector<uint32_t> tickets(params.workers, 0);
   params.workspace.tickets = tickets.data();
 

@@ -30,8 +30,6 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   TileLoop<Traits> loop;
   for (; !spans.done(); spans.next()) {
     const Span span = spans.span();
-    const ItemRows rows = ItemRows::of(params, span.seq, span.item);
-
     // 2. Lean tile loop: each warp folds its tokens of every tile into its own (m, l, O).
     const int32_t tokens = spans.line.tokens(span.seq) - warp * Traits::kWarpTokens;
     for (int32_t tile = span.tile_begin; tile < span.tile_end; ++tile) {
@@ -44,6 +42,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
                      [&](int step) { ring.load_step(step); });
     }
 
+    const ItemRows rows = ItemRows::of(params, span.seq, span.item);
     if (span.whole_item()) {
       // 4. Output, at once: nobody else has a part of this item.
       merge_warps<Traits>(loop, smem, rows.count, [&](int row, int column, float4 o, float2 ml) {

@@ -33,6 +33,14 @@ __device__ __forceinline__ void grid_launch_dependents() {
 #endif
 }
 
+// threadIdx.x, but read here and now: what is computed from it is not hoisted out of the loops around, where it would
+// occupy registers that the tile loop needs.
+__device__ __forceinline__ int thread_index_here() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");

@@ -47,7 +47,7 @@ struct Staging {
   int floats;
 };
 
-// Some partials of an item in shared memory, each [rows, kPartialRow].
+// Some partials of an item in shared memory, each [rows, kPartialRow]; kMergeRows rows of them at most.
 template <typename Traits>
 struct StagedPartials {
   // A lane a partial, in merge_ml.
@@ -63,18 +63,19 @@ struct StagedPartials {
   }
 };
 
-// Copies the partials from number `first` on, a warp a partial. What costs time is the way to L2, so they are all
+// Copies rows of the partials from number `first` on, a warp a partial. What costs time is the way to L2, so they are all
 // requested at once. The copies bypass L1, which is not coherent.
 template <typename Traits>
-__device__ __forceinline__ void stage_partials(const DecodeParams& p, const CutItem& cut, int first,
+__device__ __forceinline__ void stage_partials(const DecodeParams& p, const CutItem& cut, int first, int first_row,
                                                const StagedPartials<Traits>& staged) {
   using Copy = cute::SM80_CP_ASYNC_CACHEGLOBAL<cute::uint128_t>;
   const int floats = staged.rows * kPartialRow<Traits>;
-  for (int n = threadIdx.x / 32; n < staged.count; n += Traits::kWarps) {
-    const float* from = Partial<Traits>::at(p, cut.slot(first + n)).memory;
+  const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
+  for (int n = warp; n < staged.count; n += Traits::kWarps) {
+    const float* from = Partial<Traits>::at(p, cut.slot(first + n)).memory + first_row * kPartialRow<Traits>;
     float* to = staged.row(n, 0);
 #pragma unroll 4
-    for (int i = threadIdx.x % 32 * 4; i < floats; i += 32 * 4) {
+    for (int i = lane * 4; i < floats; i += 32 * 4) {
       Copy::copy(*reinterpret_cast<const cute::uint128_t*>(from + i), *reinterpret_cast<cute::uint128_t*>(to + i));
     }
   }
@@ -87,10 +88,10 @@ __device__ __forceinline__ void stage_partials(const DecodeParams& p, const CutI
 // factor in place of its m.
 template <typename Traits>
 __device__ __forceinline__ void merge_ml(const StagedPartials<Traits>& staged, typename Traits::SharedMemory& smem) {
-  const int lane = threadIdx.x % 32;
+  const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
 #pragma unroll
-  for (int i = 0; i < Traits::kRows / Traits::kWarps; ++i) {
-    const int row = i * Traits::kWarps + int(threadIdx.x) / 32;
+  for (int i = 0; i < kMergeRows / Traits::kWarps; ++i) {
+    const int row = i * Traits::kWarps + warp;
     if (row >= staged.rows) break;
     const auto before = smem.item[row];
     float2* const part = reinterpret_cast<float2*>(staged.row(lane, row) + Traits::kHeadDim);
@@ -113,7 +114,7 @@ __device__ __forceinline__ void merge_ml(const StagedPartials<Traits>& staged, t
 // Four columns of one row: the sum over the staged partials, times their factors, in token order.
 template <typename Traits>
 __device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& staged, int row, int column, float4 sum) {
-  constexpr int kBatch = Traits::kRows <= 16 ? 8 : 4;  // loads under way together; 32 rows leave fewer registers
+  constexpr int kBatch = 8;  // loads under way together
   const float* part = staged.row(0, row);
   for (int n = 0; n < staged.count; n += kBatch) {
     float4 o[kBatch];
@@ -136,28 +137,29 @@ __device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& stage
   return sum;
 }
 
-// The host block's work: all partials of the item, as many at a time as `staging` holds, re-scaled and summed in token
-// order.
+// The host block's work on kMergeRows rows of the item at most: all partials, as many at a time as `staging` holds,
+// re-scaled and summed in token order.
 template <typename Traits>
-__device__ __forceinline__ void merge_partials(const DecodeParams& p, const CutItem& cut, const ItemRows& rows,
-                                               const Staging& staging, typename Traits::SharedMemory& smem) {
+__device__ __forceinline__ void merge_rows(const DecodeParams& p, const CutItem& cut, const ItemRows& rows, int first_row,
+                                           const Staging& staging, typename Traits::SharedMemory& smem) {
   using Staged = StagedPartials<Traits>;
   constexpr int kRowQuads = Traits::kHeadDim / 4;  // a thread sums four columns of a row at a time
-  constexpr int kThreadQuads = Traits::kRows * kRowQuads / Traits::kThreads;
+  constexpr int kThreadQuads = kMergeRows * kRowQuads / Traits::kThreads;
   constexpr int kRowStep = Traits::kThreads / kRowQuads;
-  const int first_row = int(threadIdx.x) / kRowQuads, column = int(threadIdx.x) % kRowQuads * 4;
-  const int capacity = min(Staged::kMaxCount, staging.floats / Staged::stride(rows.count));
+  const int thread = ptx::thread_index_here(), thread_row = thread / kRowQuads, column = thread % kRowQuads * 4;
+  const int count = min(kMergeRows, rows.count - first_row);
+  const int capacity = min(Staged::kMaxCount, staging.floats / Staged::stride(count));
 
-  if (threadIdx.x < Traits::kRows) smem.item[threadIdx.x] = {kMinusInfinity, 0.f, 0.f};
+  if (thread < kMergeRows) smem.item[thread] = {kMinusInfinity, 0.f, 0.f};
   float4 sum[kThreadQuads] = {};
   for (int first = 0; first < cut.partials; first += capacity) {
-    const Staged staged{staging.memory, rows.count, min(capacity, cut.partials - first)};
-    stage_partials(p, cut, first, staged);
+    const Staged staged{staging.memory, count, min(capacity, cut.partials - first)};
+    stage_partials(p, cut, first, first_row, staged);
     merge_ml(staged, smem);
 #pragma unroll
     for (int q = 0; q < kThreadQuads; ++q) {
-      const int row = first_row + q * kRowStep;
-      if (row >= rows.count) break;
+      const int row = thread_row + q * kRowStep;
+      if (row >= count) break;
       const float scale = smem.item[row].scale;
       sum[q] = {sum[q].x * scale, sum[q].y * scale, sum[q].z * scale, sum[q].w * scale};
       sum[q] = sum_staged(staged, row, column, sum[q]);
@@ -166,10 +168,17 @@ __device__ __forceinline__ void merge_partials(const DecodeParams& p, const CutI
   }
 #pragma unroll
   for (int q = 0; q < kThreadQuads; ++q) {
-    const int row = first_row + q * kRowStep;
-    if (row >= rows.count) break;
-    store_output<Traits>(p, rows, row, column, sum[q], {smem.item[row].m, smem.item[row].l});
+    const int row = thread_row + q * kRowStep;
+    if (row >= count) break;
+    store_output<Traits>(p, rows, first_row + row, column, sum[q], {smem.item[row].m, smem.item[row].l});
   }
+  __syncthreads();
+}
+
+template <typename Traits>
+__device__ __forceinline__ void merge_partials(const DecodeParams& p, const CutItem& cut, const ItemRows& rows,
+                                               const Staging& staging, typename Traits::SharedMemory& smem) {
+  for (int row = 0; row < rows.count; row += kMergeRows) merge_rows<Traits>(p, cut, rows, row, staging, smem);
 }
 
 }  // namespace leanattn

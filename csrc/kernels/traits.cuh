@@ -9,6 +9,9 @@
 
 namespace leanattn {
 
+// Rows that the host block merges at a time: their sums are 16 registers a thread at head_dim 128.
+constexpr int kMergeRows = 16;
+
 template <typename Element_, int kHeadDim_, int kRows_>
 struct PortableTraits {
   using Element = Element_;  // cutlass::half_t or cutlass::bfloat16_t
@@ -68,7 +71,7 @@ struct PortableTraits {
     struct {
       float m, l;   // of the partials merged so far
       float scale;  // of their O, to the present m
-    } item[kRows];                                      // stage 3
+    } item[kMergeRows];                                 // stage 3
     int32_t scan[kWarps];                               // stage 1: units of each warp's sequences
     int32_t located_seq, located_line;                  // stage 1: where the CTA's share begins
     uint32_t ticket;                                    // stage 3

@@ -1,0 +1,70 @@
+#include "decode_cpu.h"
+
+#include <chrono>
+#include <optional>
+#include <thread>
+
+#include "bundle.h"
+#include "kernels/tile_table.h"
+#include "output.h"
+#include "reduction.h"
+
+namespace leanattn::cpu {
+namespace {
+
+static_assert(tile_table::kMaxBlockRows <= kMaxRows);
+
+// What one worker needs beside the workspace: 73 KiB, on its stack.
+struct alignas(64) WorkerMemory {
+  float q[kMaxRows * kMaxHeadDim];
+  float scores[kMaxRows * tile_table::kCpuTileTokens];
+  float out[kMaxRows * kMaxHeadDim];  // of whole items
+  float ml[kMaxRows * 2];
+};
+
+// For tests: lets workers arrive in many orders.
+void pause(const DecodeParams& p, int32_t worker, uint32_t moment) {
+  if (p.debug.delay_seed == 0) return;
+  const uint32_t mixed = (p.debug.delay_seed + 2 * worker + moment) * 2654435761u;  // Knuth's multiplicative hash
+  std::this_thread::sleep_for(std::chrono::microseconds(mixed >> 25));              // 0..127
+}
+
+}  // namespace
+
+void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worker) {
+  write_empty_outputs(p, worker);
+
+  // 1 schedule
+  const TileLine line = p.line();
+  const Shares shares = Shares::of(total_units(line), p.workers);
+  SpanCursor cursor = worker_spans(line, shares, worker);
+  const auto take = [&] { return cursor.done() ? std::nullopt : std::optional(Bundle::take(p, cursor)); };
+
+  WorkerMemory memory;
+  std::optional<Bundle> following = take();
+  while (following) {
+    const Bundle bundle = *following;
+    following = take();
+
+    // 2 lean tile loop
+    const bool whole = bundle.span.whole_item();
+    SoftmaxRows rows = whole ? SoftmaxRows{memory.out, memory.ml} : partial(p, partial_slot(worker, bundle.span));
+    const SpanTask task = bundle.task(p);
+    const std::optional<SpanTask> next = following ? std::optional(following->task(p)) : std::nullopt;
+    kernels.attend(task, next ? &*next : nullptr, {memory.q, memory.scores}, rows);
+
+    // 3 host-block reduction
+    if (!whole) {
+      const CutItem item = CutItem::of(shares, bundle.span);
+      pause(p, worker, 0);
+      if (!arrives_last(p, item)) continue;
+      pause(p, worker, 1);
+      rows = merge_partials(p, item, kernels, bundle.rows);
+    }
+
+    // 4 output
+    write_output(p, kernels, bundle, rows);
+  }
+}
+
+}  // namespace leanattn::cpu

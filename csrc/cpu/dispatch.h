@@ -1,0 +1,13 @@
+// The choice of instruction set, at run time.
+#pragma once
+
+#include "kernels/params.h"
+#include "tile_kernels.h"
+
+namespace leanattn::cpu {
+
+// Kernels of the best instruction set that this CPU has. The environment variable LEANATTN_CPU_ISA=portable|avx2|avx512
+// forces one; throws std::invalid_argument if it is unknown or this CPU lacks it.
+const TileKernels& tile_kernels(DType dtype);
+
+}  // namespace leanattn::cpu

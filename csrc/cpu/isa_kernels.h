@@ -1,0 +1,29 @@
+// Instantiates the kernels of one SIMD policy; only isa_*.cpp include it.
+#pragma once
+
+#include "softmax_state.h"
+#include "tile_loop.h"
+#include "vectors.h"
+
+namespace leanattn::cpu {
+
+template <class Simd, class T>
+void attend(const SpanTask& task, const SpanTask* next, const SpanScratch& scratch, const SoftmaxRows& result) {
+  TileLoop<Simd, T>(task, next, scratch).run(result);
+}
+
+template <class Simd, class T>
+void store_row(const float* out, float factor, int32_t head_dim, void* destination) {
+  T* row = static_cast<T*>(destination);  // [head_dim]
+  for_vectors<Simd>(head_dim, [&](int32_t d, auto width) {
+    Simd::store(row + d, Simd::load(out + d, width) * Simd::set1(factor), width);
+  });
+}
+
+template <class Simd, class T>
+constexpr TileKernels kTileKernels{attend<Simd, T>, merge<Simd>, store_row<Simd, T>};
+
+template <class Simd>
+constexpr IsaKernels kIsaKernels{kTileKernels<Simd, Float16>, kTileKernels<Simd, BFloat16>, kTileKernels<Simd, float>};
+
+}  // namespace leanattn::cpu

@@ -1,0 +1,67 @@
+// What the files of one instruction set (isa_*.cpp) offer to the rest of the backend: plain structs and function
+// pointers. Those files are compiled with -m flags, and the linker keeps one copy of any inline function that several
+// files emit: so they include only headers whose functions are templates over their own SIMD policy, and never the
+// schedule, torch or the standard library's containers and algorithms.
+#pragma once
+
+#include <cstdint>
+
+namespace leanattn::cpu {
+
+// Storage of the 16-bit element types; arithmetic is in float32.
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+constexpr int32_t kMaxHeadDim = 256;
+constexpr int32_t kMaxRows = 32;  // query rows of a task, all heads together
+
+struct TokenStrides {  // in elements
+  int64_t token, head;
+};
+
+// Spans over the same tokens of one or several neighbouring KV heads, each with `rows` query rows of its own.
+struct SpanTask {
+  const void* q;  // [heads * rows, head_dim]
+  const void* k;  // [tokens, heads, head_dim], from the spans' first token on
+  const void* v;  // [tokens, heads, head_dim]
+  int64_t q_stride;
+  TokenStrides k_strides, v_strides;
+  int32_t heads, rows, tokens, head_dim, tile_tokens;
+  float scale_log2;
+};
+
+// (m, l, O) of some query rows: a partial, or what an output tile has been reduced to so far.
+struct SoftmaxRows {
+  float* out;  // [rows, head_dim], un-normalised O
+  float* ml;   // [rows, 2], m (in log2 units) and l
+};
+
+// A worker's memory for one task.
+struct SpanScratch {
+  float* q;       // [heads * rows, head_dim] Q as float32, times scale_log2
+  float* scores;  // [rows, tile_tokens], then P
+};
+
+// The numerical work, for one instruction set and one element type.
+struct TileKernels {
+  void (*attend)(const SpanTask& task, const SpanTask* next, const SpanScratch& scratch, const SoftmaxRows& result);
+  void (*merge)(const SoftmaxRows& into, const SoftmaxRows& from, int32_t rows, int32_t head_dim);
+  void (*store_row)(const float* out, float factor, int32_t head_dim, void* destination);  // casts out * factor
+};
+
+// TileKernels of the three element types.
+struct IsaKernels {
+  TileKernels float16, bfloat16, float32;
+};
+
+extern const IsaKernels kPortableKernels;
+#if defined(__x86_64__)
+extern const IsaKernels kAvx2Kernels;    // needs AVX2, FMA, F16C
+extern const IsaKernels kAvx512Kernels;  // needs AVX-512 F, BW, DQ, VL
+#endif
+
+}  // namespace leanattn::cpu

@@ -1,0 +1,19 @@
+"""Shared by all tests."""
+
+import pytest
+import torch
+
+from leanattn.support import gpu_problems
+
+# Modules beside this file that hold assertions.
+pytest.register_assert_rewrite("decode_cases", "decode_contract", "refusals_contract", "compiler_contract")
+
+
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The first GPU; the test is skipped where leanattn cannot use it."""
+    device = torch.device("cuda", 0)
+    problems = gpu_problems(device)
+    if problems:
+        pytest.skip(problems[0])
+    return device

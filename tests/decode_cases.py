@@ -1,0 +1,125 @@
+"""Inputs for decode on any device, and the rule by which its results are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leanattn.reference import decode_reference
+
+# Where tiles may end on any backend.
+TILE_SIZES = (64, 128)
+
+LAYOUTS = ("tokens_first", "heads_first", "interleaved", "padded", "expanded")
+
+
+@dataclass
+class Inputs:
+    """Arguments: q [batch, num_q_heads, head_dim], caches [batch, max_tokens, num_kv_heads, head_dim]."""
+
+    q: Tensor
+    k_cache: Tensor
+    v_cache: Tensor
+    cache_seqlens: Tensor
+    softmax_scale: float | None = None
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.q, self.k_cache, self.v_cache, self.cache_seqlens
+
+
+def make_inputs(
+    lengths: Sequence[int],
+    *,
+    device: torch.device,
+    heads: tuple[int, int] = (8, 2),
+    head_dim: int = 64,
+    dtype: torch.dtype = torch.bfloat16,
+    layout: str = "tokens_first",
+    max_tokens: int | None = None,
+    seed: int = 0,
+) -> Inputs:
+    """Normal random inputs; ``heads`` is query and KV heads. Memory that must not matter holds NaN."""
+    num_q_heads, num_kv_heads = heads
+    if max_tokens is None:
+        max_tokens = max(lengths, default=0) + 5
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    k_cache, v_cache = make_caches(normal, len(lengths), max_tokens, num_kv_heads, head_dim, layout)
+    seqlens = torch.tensor(lengths, dtype=torch.int32, device=device)
+    unread = torch.arange(max_tokens, device=device) >= seqlens[:, None]  # [batch, max_tokens]
+    for cache in (k_cache, v_cache):
+        if layout == "expanded":  # one memory for all: only what no sequence reads can be poisoned
+            cache[:1].masked_fill_(unread.all(0)[:, None, None], torch.nan)
+        else:
+            cache.masked_fill_(unread[:, :, None, None], torch.nan)
+    return Inputs(normal(len(lengths), num_q_heads, head_dim), k_cache, v_cache, seqlens)
+
+
+def make_caches(
+    normal: Callable[..., Tensor], batch: int, tokens: int, heads: int, dim: int, layout: str
+) -> tuple[Tensor, Tensor]:
+    """K and V [batch, tokens, heads, dim], laid out as said; ``normal(*shape)`` makes the numbers."""
+    if layout == "tokens_first":
+        return normal(batch, tokens, heads, dim), normal(batch, tokens, heads, dim)
+    if layout == "heads_first":
+        return normal(batch, heads, tokens, dim).transpose(1, 2), normal(batch, heads, tokens, dim).transpose(
+            1, 2
+        )
+    if layout == "interleaved":
+        both = normal(batch, tokens, 2, heads, dim)
+        return both[:, :, 0], both[:, :, 1]
+    if layout == "padded":
+        k = normal(batch, tokens + 3, heads + 1, dim + 8)
+        v = normal(batch, tokens, heads, dim + 16)
+        k_view, v_view = k[:, 3:, 1:, 8:], v[..., :dim]
+        k[:, :3], k[:, :, :1], k[..., :8], v[..., dim:] = (torch.nan,) * 4
+        return k_view, v_view
+    if layout == "expanded":
+        one = (1, tokens, heads, dim)
+        return normal(*one).expand(batch, -1, -1, -1), normal(*one).expand(batch, -1, -1, -1)
+    raise ValueError(layout)
+
+
+def check_against_reference(inputs: Inputs, out: Tensor, lse: Tensor | None = None) -> None:
+    """Fails if a sequence has more than twice the error of the same computation in the input dtype."""
+    tensors, scale = inputs.tensors(), inputs.softmax_scale
+    exact, exact_lse = decode_reference(*tensors, softmax_scale=scale)
+    same, _ = decode_reference(*tensors, softmax_scale=scale, dtype=out.dtype)
+    check_error("out", out, exact, same, roundings=1)
+    if lse is not None:
+        # The log-sum-exp is float32 whatever the inputs are, and a missing token shows in it first.
+        _, same_lse = decode_reference(*tensors, softmax_scale=scale, dtype=torch.float32)
+        empty = exact_lse == -torch.inf
+        assert lse.shape == empty.shape
+        assert torch.equal(lse == -torch.inf, empty), "lse is -inf for an empty sequence and for no other"
+        finite, exact, same = (x.masked_fill(empty, 0.0) for x in (lse, exact_lse, same_lse))
+        # exp and log are approximations on a GPU; a small lse is a difference of numbers of size 1 or more.
+        check_error("lse", finite, exact, same, roundings=4, least_size=1.0)
+
+
+def check_error(
+    name: str, got: Tensor, exact: Tensor, same: Tensor, *, roundings: float, least_size: float = 0.0
+) -> None:
+    """Compares [batch, ...] tensors: result, float64 reference, and the same computation in a lower dtype."""
+    assert got.shape == exact.shape
+    assert got.dtype == same.dtype
+    assert not got.isnan().any(), f"{name} has NaN"
+    if got.numel() == 0:
+        return
+    error, same_error, size = (
+        x.double().abs().flatten(1).amax(1) for x in (got - exact, same - exact, exact)
+    )  # [batch] each
+    # Where the yardstick happens to be exact, some roundings of the result are allowed all the same.
+    allowed = 2 * same_error + roundings * torch.finfo(same.dtype).eps * size.clamp_min(least_size)
+    seq = int((error - allowed).argmax())
+    if error[seq] > allowed[seq]:
+        raise AssertionError(
+            f"{name} of sequence {seq}: error {error[seq]:.3e}, allowed {allowed[seq]:.3e} "
+            f"(same computation in {same.dtype}: {same_error[seq]:.3e})"
+        )
