@@ -12,7 +12,6 @@ import os
 import platform
 import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -183,6 +182,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def command_line(args: argparse.Namespace) -> str:
+    """The command without what only says where the results go."""
+    words = ["python", "-m", "benchmarks.cpu_decode", "--dtype", *args.dtype]
+    words += ["--quick"] if args.quick else []
+    words += ["--threads", str(args.threads)] if args.threads is not None else []
+    words += ["--repeats", str(args.repeats)] if args.repeats is not None else []
+    return shlex.join(words)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.threads is not None:
@@ -196,9 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 records.append(measure(shape, dtype, repeats))
                 print(COLUMNS.format(*row(records[-1])), flush=True)
     if args.json is not None:
-        words = sys.argv[1:] if argv is None else argv
         document = {
-            "command": shlex.join(["python", "-m", "benchmarks.cpu_decode", *words]),
+            "command": command_line(args),
             "commit": commit_here(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "environment": environment(),

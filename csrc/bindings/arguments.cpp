@@ -44,13 +44,14 @@ void check_like_q(const Tensor& t, const Tensor& q, const char* name) {
 void check_rows_aligned(const Tensor& t, const char* name) {
   const auto element = static_cast<int64_t>(t.element_size());
   const int64_t last = t.dim() - 1;
-  check_argument(t.stride(last) == 1 || t.size(last) <= 1, name, ": the last dimension must be contiguous, its stride is ",
-                 t.stride(last));
+  check_argument(t.stride(last) == 1 || t.size(last) <= 1, name,
+                 ": the last dimension must be contiguous, its stride is ", t.stride(last));
   if (t.numel() == 0) return;
-  check_argument(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0, name, ": the data must start at a multiple of 16 bytes");
+  check_argument(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0, name,
+                 ": the data must start at a multiple of 16 bytes");
   for (int64_t i = 0; i < last; ++i) {
-    check_argument(t.size(i) == 1 || t.stride(i) * element % 16 == 0, name, ": stride ", t.stride(i), " of dimension ", i,
-                   " is not a multiple of 16 bytes");
+    check_argument(t.size(i) == 1 || t.stride(i) * element % 16 == 0, name, ": stride ", t.stride(i), " of dimension ",
+                   i, " is not a multiple of 16 bytes");
   }
 }
 
@@ -144,8 +145,8 @@ void check_line_fits(const DecodeParams& p) {
   check_argument(p.max_tokens <= longest, "k_cache: max_tokens ", p.max_tokens, ", expected at most ", longest);
   const double item_units = double(p.max_tokens) / p.tile_tokens + 1 + p.item_cost;
   const double units = double(p.batch) * p.num_kv_heads * p.row_blocks * item_units;
-  check_argument(units < double(std::numeric_limits<int32_t>::max()), "k_cache: batch x num_kv_heads x max_tokens make ",
-                 units, " lean tiles, 2^31 or more");
+  check_argument(units < double(std::numeric_limits<int32_t>::max()),
+                 "k_cache: batch x num_kv_heads x max_tokens make ", units, " lean tiles, 2^31 or more");
 }
 
 }  // namespace leanattn

@@ -62,7 +62,8 @@ uint32_t* lease_tickets(int32_t device, cudaStream_t stream) {
   if (status == cudaStreamCaptureStatusActive) {
     stream_id = reinterpret_cast<uintptr_t>(stream);  // a stream cannot go while it is captured; its id may not be read
   } else {
-    // The id, not the handle: a handle may come back for a new stream, and every per-thread default stream has the same.
+    // The id, not the handle: a handle may come back for a new stream, and every per-thread default stream has the
+    // same.
     capture = 0;
     check_cuda(cudaStreamGetId(stream, &stream_id), "cudaStreamGetId");
   }

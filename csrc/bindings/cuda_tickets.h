@@ -1,7 +1,7 @@
 // Who owns the tickets of stage 3.
 //
-// Tickets are the only state that outlives a call: zero before it, zero after it. Two calls that may be in flight at the
-// same time must not share them. Calls on one stream follow each other, so a block of tickets belongs to
+// Tickets are the only state that outlives a call: zero before it, zero after it. Two calls that may be in flight at
+// the same time must not share them. Calls on one stream follow each other, so a block of tickets belongs to
 //   - a stream, for calls that run at once;
 //   - a (capture, stream) pair, for calls that are captured into a CUDA graph: the graph may be replayed on any stream,
 //     beside any other graph, but never beside itself.

@@ -20,8 +20,8 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
                 std::optional<Tensor> lse, std::optional<double> softmax_scale, int64_t num_workers);
 
-void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
-                  std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale, int64_t num_workers,
-                  int64_t delay_seed);
+void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
+                  Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
+                  int64_t num_workers, int64_t delay_seed);
 
 }  // namespace leanattn

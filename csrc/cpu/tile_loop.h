@@ -24,11 +24,11 @@ class TileLoop {
     for (int32_t begin = 0; begin < task_.tokens; begin += task_.tile_tokens) {
       for (int32_t head = 0; head < task_.heads; ++head) {
         const Tile tile = tile_at(begin, head);
-        for_blocks<Simd::kScoreRows>(task_.rows, [&]<int32_t n>(int32_t row) { scores<n>(tile, row); });
+        for_blocks<Simd::kScoreRows>(task_.rows, [&]<int32_t n>(int32_t row) { score<n>(tile, row); });
         float shrink[kMaxRows];
         for (int32_t r = 0; r < task_.rows; ++r) shrink[r] = softmax(tile, r);
         for_blocks<Simd::kValueRows>(task_.rows,
-                                     [&]<int32_t n>(int32_t row) { values<n>(tile, row, shrink + row, result); });
+                                     [&]<int32_t n>(int32_t row) { accumulate<n>(tile, row, shrink + row, result); });
       }
     }
     for (int32_t r = 0; r < all_rows; ++r) {
@@ -80,9 +80,8 @@ class TileLoop {
 
   // Sends `count` elements on their way to the L2 cache. (Into L1, a core has too few requests in flight.)
   static void prefetch(const T* p, int32_t count) {
-    const char* bytes = reinterpret_cast<const char*>(p);
-    for (int32_t i = 0; i < count * static_cast<int32_t>(sizeof(T)); i += kCacheLine)
-      __builtin_prefetch(bytes + i, 0, 2);
+    const char* const end = reinterpret_cast<const char*>(p + count);
+    for (auto line = reinterpret_cast<const char*>(p); line < end; line += kCacheLine) __builtin_prefetch(line, 0, 2);
   }
 
   // Q as float32, scaled so that scores are in log2 units; the empty state.
@@ -98,7 +97,7 @@ class TileLoop {
 
   // The scores of query rows row..row+n of the head: Q K^T.
   template <int32_t n>
-  void scores(const Tile& tile, int32_t row) {
+  void score(const Tile& tile, int32_t row) {
     const float* q = scratch_.q + (tile.first_row + row) * task_.head_dim;  // [n, head_dim]
     float* scores = scratch_.scores + row * task_.tile_tokens;              // [n, tile_tokens]
     const int32_t next_tokens = row == 0 ? tile.next_tokens : 0;
@@ -144,22 +143,22 @@ class TileLoop {
 
   // O of query rows row..row+n of the head: O * shrink + P V.
   template <int32_t n>
-  void values(const Tile& tile, int32_t row, const float* shrink, const SoftmaxRows& result) {
+  void accumulate(const Tile& tile, int32_t row, const float* shrink, const SoftmaxRows& result) {
     float* out = result.out + (tile.first_row + row) * task_.head_dim;  // [n, head_dim]
     const int32_t vectors = task_.head_dim / kLanes;
     for_blocks<Simd::kValueVectors>(vectors, [&]<int32_t m>(int32_t vector) {
-      values<n, m>(tile, row, shrink, out, vector * kLanes, typename Simd::Whole{});
+      accumulate<n, m>(tile, row, shrink, out, vector * kLanes, typename Simd::Whole{});
     });
     if constexpr (kLanes > 8) {
-      if (vectors * kLanes < task_.head_dim)
-        values<n, 1>(tile, row, shrink, out, vectors * kLanes, typename Simd::Half{});
+      const int32_t done = vectors * kLanes;
+      if (done < task_.head_dim) accumulate<n, 1>(tile, row, shrink, out, done, typename Simd::Half{});
     }
   }
 
   // The same for m vectors of O from dimension d on. A tile is summed up by itself, because rounding errors grow with
   // the number of terms and with the size of the sum.
   template <int32_t n, int32_t m, class Width>
-  void values(const Tile& tile, int32_t row, const float* shrink, float* out, int32_t d, Width width) {
+  void accumulate(const Tile& tile, int32_t row, const float* shrink, float* out, int32_t d, Width width) {
     const float* p = scratch_.scores + row * task_.tile_tokens;  // [n, tile_tokens]
     const int32_t next_tokens = row == 0 ? tile.next_tokens : 0;
     Vec sum[n][m];

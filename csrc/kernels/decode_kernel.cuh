@@ -52,9 +52,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       // 3. Host-block reduction: publish the partial; the last CTA of the item merges them all and
       // 4. writes the output.
       const auto partial = Partial<Traits>::at(params, partial_slot(worker, span));
-      merge_warps<Traits>(loop, smem, rows.count, [&](int row, int column, float4 o, float2 ml) {
-        partial.store(row, column, o, ml);
-      });
+      merge_warps<Traits>(loop, smem, rows.count,
+                          [&](int row, int column, float4 o, float2 ml) { partial.store(row, column, o, ml); });
       const CutItem cut = CutItem::of(shares, span);
       debug_delay(params.debug, worker, 2 * span.seq);
       if (is_host_block<Traits>(params, cut, smem)) {

@@ -1,8 +1,9 @@
 // Stage 2, input: one warp's ring of K/V tiles, filled by cp.async. The loads run ahead of the arithmetic by all stages
 // but one, and across the borders of spans: while a finished item is merged and written, the next one's tiles arrive.
-// The warp loads what it reads itself, so the ring needs no barrier but __syncwarp. The queries of an item come with its
-// first tile, each warp a part of their rows, which all warps read: that takes one CTA barrier a span. A load is issued in steps between
-// the arithmetic of the tile in hand: sixteen copies at once would fill the queue of the memory unit and stall the warp.
+// The warp loads what it reads itself, so the ring needs no barrier but __syncwarp. The queries of an item come with
+// its first tile, each warp a part of their rows, which all warps read: that takes one CTA barrier a span. A load is
+// issued in steps between the arithmetic of the tile in hand: sixteen copies at once would fill the queue of the memory
+// unit and stall the warp.
 #pragma once
 
 #include "query.cuh"
@@ -12,14 +13,15 @@ namespace leanattn {
 template <typename Traits>
 class KvRing {
   using Element = typename Traits::Element;
-  static constexpr int kChunk = 16 / int(sizeof(Element));             // elements of one cp.async
-  static constexpr int kLanesPerRow = Traits::kHeadDim / kChunk;       // a row of K or V is one contiguous read
+  static constexpr int kChunk = 16 / int(sizeof(Element));        // elements of one cp.async
+  static constexpr int kLanesPerRow = Traits::kHeadDim / kChunk;  // a row of K or V is one contiguous read
   static constexpr int kRowsPerPass = 32 / kLanesPerRow;
   static constexpr int kStepPasses = Traits::kWarpTokens / kRowsPerPass / Traits::kLoadSteps;
   static_assert(kStepPasses * kRowsPerPass * Traits::kLoadSteps == Traits::kWarpTokens);
 
  public:
-  // `memory`: [num_stages, K|V, kWarpTokens, head_dim] of this warp; `queries`: [num_stages, kRows, head_dim] of the CTA.
+  // `memory`: [num_stages, K|V, kWarpTokens, head_dim] of this warp; `queries`: [num_stages, kRows, head_dim] of the
+  // CTA.
   __device__ __forceinline__ KvRing(const DecodeParams& params, const SpanCursor& spans, Element* memory,
                                     Element* queries, int num_stages)
       : params_(params), spans_(spans), memory_(memory), queries_(queries), num_stages_(num_stages) {
@@ -30,7 +32,8 @@ class KvRing {
     }
   }
 
-  // Waits for the oldest tile. Returns its K; its V follows at once. All load_steps must be called before the next call.
+  // Waits for the oldest tile. Returns its K; its V follows at once. All load_steps must be called before the next
+  // call.
   __device__ __forceinline__ const Element* next_tile() {
     wait_for_oldest();
     __syncwarp();  // every lane's copies have landed, and every lane is done with the tile before
@@ -51,7 +54,8 @@ class KvRing {
   // group, full or empty, so that the number of groups in flight is always known.
   __device__ __forceinline__ void load_step(int step) {
     if (step == 0 && starts_span_) {
-      load_query_rows<Traits>(params_, ItemRows::of(params_, spans_.seq, spans_.item), queries_ + query_write_ * Traits::kQueryElements);
+      load_query_rows<Traits>(params_, ItemRows::of(params_, spans_.seq, spans_.item),
+                              queries_ + query_write_ * Traits::kQueryElements);
       query_write_ = next(query_write_);
       starts_span_ = false;
     }
@@ -62,8 +66,8 @@ class KvRing {
 #pragma unroll
       for (int pass = step * kStepPasses; pass < (step + 1) * kStepPasses; ++pass) {
         const int row = pass * kRowsPerPass;
-        // layout(row + row_of_lane(), column_of_lane()): the two rows have no bit in common, and the swizzle is linear in
-        // bits, so one constant a pass does what would otherwise be a register a pass.
+        // layout(row + row_of_lane(), column_of_lane()): the two rows have no bit in common, and the swizzle is linear
+        // in bits, so one constant a pass does what would otherwise be a register a pass.
         Element* to = stage + (lane_offset ^ layout(row, 0));
         load_row(to, k_ + row * params_.k_strides.token, row < tokens_left_);
         load_row(to + Traits::kWarpTokens * Traits::kHeadDim, v_ + row * params_.v_strides.token, row < tokens_left_);
@@ -138,8 +142,8 @@ class KvRing {
   int num_stages_;
   int write_ = 0, read_ = 0, query_write_ = 0, query_read_ = 0;
   bool starts_span_ = false;
-  int32_t tiles_left_ = 0;   // of the span being loaded
-  int32_t tokens_left_ = 0;  // from this lane's first row of the next tile to the end of the sequence
+  int32_t tiles_left_ = 0;      // of the span being loaded
+  int32_t tokens_left_ = 0;     // from this lane's first row of the next tile to the end of the sequence
   const Element* k_ = nullptr;  // this lane's chunk of the next tile's K
   const Element* v_ = nullptr;  // ... and V
 };

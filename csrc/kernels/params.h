@@ -41,7 +41,7 @@ struct DecodeParams {
   RowStrides q_strides, out_strides;
   CacheStrides k_strides, v_strides;
 
-  DType dtype;         // of q, k, v and out
+  DType dtype;  // of q, k, v and out
   int32_t batch;
   int32_t num_kv_heads;
   int32_t group;       // query heads per KV head: the query rows that share a read of K and V
@@ -50,9 +50,9 @@ struct DecodeParams {
   int32_t head_dim;
   int32_t max_tokens;
   int32_t tile_tokens;
-  int32_t item_cost;   // schedule.h
-  int32_t workers;     // CTAs or threads
-  float scale_log2;    // softmax_scale * log2(e): scores are kept in log2 units, so that exp is exp2
+  int32_t item_cost;  // schedule.h
+  int32_t workers;    // CTAs or threads
+  float scale_log2;   // softmax_scale * log2(e): scores are kept in log2 units, so that exp is exp2
 
   Workspace workspace;
   DebugOptions debug;

@@ -5,8 +5,8 @@
 
 namespace leanattn::ptx {
 
-// Takes a ticket: returns the old value and adds one, wrapping to zero after `last`. Release: what this CTA wrote before
-// a barrier is visible to whoever takes a later ticket. Acquire: so is what the takers of earlier tickets wrote.
+// Takes a ticket: returns the old value and adds one, wrapping to zero after `last`. Release: what this CTA wrote
+// before a barrier is visible to whoever takes a later ticket. Acquire: so is what the takers of earlier tickets wrote.
 __device__ __forceinline__ uint32_t atomic_inc_acq_rel(uint32_t* address, uint32_t last) {
   uint32_t old;
   asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(last) : "memory");
@@ -20,8 +20,8 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// Programmatic dependent launch: a kernel launched with that attribute may start while the one ahead of it in the stream
-// still runs, and must wait before it touches memory. Both do nothing in a kernel that was launched without it.
+// Programmatic dependent launch: a kernel launched with that attribute may start while the one ahead of it in the
+// stream still runs, and must wait before it touches memory. Both do nothing in a kernel that was launched without it.
 __device__ __forceinline__ void grid_dependency_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -1,7 +1,7 @@
 // Stage 3: the host-block reduction. Every span of a cut item leaves a partial (m, l, O) in the workspace and takes a
 // ticket. Whoever takes the last ticket is the host block: all partials are there, and it merges them in token order.
-// Nobody waits for another CTA, so it needs neither co-residency nor flags to clear; the ticket wraps to zero by itself.
-// The order of the merge is that of the tokens, not of arrival: the same bits on every run.
+// Nobody waits for another CTA, so it needs neither co-residency nor flags to clear; the ticket wraps to zero by
+// itself. The order of the merge is that of the tokens, not of arrival: the same bits on every run.
 #pragma once
 
 #include "output.cuh"
@@ -63,8 +63,8 @@ struct StagedPartials {
   }
 };
 
-// Copies rows of the partials from number `first` on, a warp a partial. What costs time is the way to L2, so they are all
-// requested at once. The copies bypass L1, which is not coherent.
+// Copies rows of the partials from number `first` on, a warp a partial. What costs time is the way to L2, so they are
+// all requested at once. The copies bypass L1, which is not coherent.
 template <typename Traits>
 __device__ __forceinline__ void stage_partials(const DecodeParams& p, const CutItem& cut, int first, int first_row,
                                                const StagedPartials<Traits>& staged) {
@@ -106,6 +106,7 @@ __device__ __forceinline__ void merge_ml(const StagedPartials<Traits>& staged, t
     for (int step = 16; step > 0; step /= 2) l += __shfl_xor_sync(~0u, l, step);
     if (exists) part->x = factor;
     const float scale = rescale_factor(before.m, m);
+    __syncwarp();  // all lanes have read smem.item[row]
     if (lane == 0) smem.item[row] = {m, before.l * scale + l, scale};
   }
   __syncthreads();
@@ -140,8 +141,8 @@ __device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& stage
 // The host block's work on kMergeRows rows of the item at most: all partials, as many at a time as `staging` holds,
 // re-scaled and summed in token order.
 template <typename Traits>
-__device__ __forceinline__ void merge_rows(const DecodeParams& p, const CutItem& cut, const ItemRows& rows, int first_row,
-                                           const Staging& staging, typename Traits::SharedMemory& smem) {
+__device__ __forceinline__ void merge_rows(const DecodeParams& p, const CutItem& cut, const ItemRows& rows,
+                                           int first_row, const Staging& staging, typename Traits::SharedMemory& smem) {
   using Staged = StagedPartials<Traits>;
   constexpr int kRowQuads = Traits::kHeadDim / 4;  // a thread sums four columns of a row at a time
   constexpr int kThreadQuads = kMergeRows * kRowQuads / Traits::kThreads;

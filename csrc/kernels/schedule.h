@@ -11,9 +11,10 @@
 //   worker 1 has two spans: all of B, whose output it writes alone, and the first two tiles of C, a partial.
 //   C is cut over workers 1..4; the last of the four to finish (its host block) merges the partials.
 //
-// An item costs more than its tiles: its queries are loaded, its output is merged and written. So each item may stand on
-// the line with item_cost units of its own before its tiles, as if it had that many tiles more; a unit is the cost of
-// one tile. Shares are equal in units. A worker whose share ends among an item's own units does nothing for the item.
+// An item costs more than its tiles: its queries are loaded, its output is merged and written. So each item may stand
+// on the line with item_cost units of its own before its tiles, as if it had that many tiles more; a unit is the cost
+// of one tile. Shares are equal in units. A worker whose share ends among an item's own units does nothing for the
+// item.
 //
 // This header is the only statement of the schedule. The CUDA kernels, the CPU backend and the Python
 // module leanattn._schedule all compile it, with nvcc or with a plain C++ compiler.
@@ -40,7 +41,7 @@ struct TileLine {
   int32_t batch;
   int32_t items_per_seq;  // output tiles of a sequence: KV heads x query blocks
   int32_t tile_tokens;
-  int32_t max_tokens;  // capacity of the cache
+  int32_t max_tokens;     // capacity of the cache
   int32_t item_cost = 0;  // units of an item besides its tiles
 
   // The lengths live on the device and cannot be checked before the launch, so a bad one is clamped here:
@@ -101,7 +102,8 @@ struct SpanCursor {
   int32_t item_tiles;  // of the current sequence
   int32_t item_line;   // place of the item's first tile on the line
 
-  // A worker whose share of `units` begins at place `begin` of the line, `offset` units after the start of sequence `seq`.
+  // A worker whose share of `units` begins at place `begin` of the line, `offset` units after the start of sequence
+  // `seq`.
   LEANATTN_HOST_DEVICE static SpanCursor at(const TileLine& line, int32_t seq, int32_t offset, int32_t begin,
                                             int32_t units) {
     SpanCursor c{line, units, seq, 0, 0, 0, 0};
@@ -139,7 +141,9 @@ struct SpanCursor {
     tile = 0;
     if (++item == line.items_per_seq) {
       item = 0;
-      do { item_tiles = line.item_tiles(++seq); } while (item_tiles == 0);
+      do {
+        item_tiles = line.item_tiles(++seq);
+      } while (item_tiles == 0);
     }
   }
 

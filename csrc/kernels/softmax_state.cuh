@@ -1,6 +1,6 @@
-// The (m, l, O) of a set of tokens: running maximum, sum of exponentials, un-normalised output. Two of them combine into
-// that of the union, associatively: with m = max(m1, m2), l = l1 2^(m1 - m) + l2 2^(m2 - m), and O alike. That is what
-// lets a head be cut anywhere (LeanAttention, arXiv 2405.10480, section 3). Scores are in log2 units throughout.
+// The (m, l, O) of a set of tokens: running maximum, sum of exponentials, un-normalised output. Two of them combine
+// into that of the union, associatively: with m = max(m1, m2), l = l1 2^(m1 - m) + l2 2^(m2 - m), and O alike. That is
+// what lets a head be cut anywhere (LeanAttention, arXiv 2405.10480, section 3). Scores are in log2 units throughout.
 #pragma once
 
 #include <limits>

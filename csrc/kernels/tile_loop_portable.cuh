@@ -19,12 +19,12 @@ class TileLoop {
   static constexpr int kDepthAtoms = Traits::kHeadDim / 16;
   static constexpr bool kTwoScoreChains = kRowAtoms == 1;
 
-  // An accumulator of the MMA seen as this thread's rows x columns. A thread holds rows lane / 4 and lane / 4 + 8 of each
-  // 16-row atom, and two neighbouring columns of each 8-column atom.
+  // An accumulator of the MMA seen as this thread's rows x columns. A thread holds rows lane / 4 and lane / 4 + 8 of
+  // each 16-row atom, and two neighbouring columns of each 8-column atom.
   template <int kAtoms>
-  using ThreadRowsLayout = cute::Layout<
-      cute::Shape<cute::Shape<cute::_2, cute::Int<kRowAtoms>>, cute::Shape<cute::_2, cute::Int<kAtoms>>>,
-      cute::Stride<cute::Stride<cute::_2, cute::_4>, cute::Stride<cute::_1, cute::Int<4 * kRowAtoms>>>>;
+  using ThreadRowsLayout =
+      cute::Layout<cute::Shape<cute::Shape<cute::_2, cute::Int<kRowAtoms>>, cute::Shape<cute::_2, cute::Int<kAtoms>>>,
+                   cute::Stride<cute::Stride<cute::_2, cute::_4>, cute::Stride<cute::_1, cute::Int<4 * kRowAtoms>>>>;
 
  public:
   static constexpr int kThreadRows = 2 * kRowAtoms;
@@ -79,9 +79,7 @@ class TileLoop {
   using LoadMatrix = cute::Copy_Atom<cute::SM75_U32x4_LDSM_N, Element>;
   using LoadMatrixTransposed = cute::Copy_Atom<cute::SM75_U16x8_LDSM_T, Element>;
 
-  __device__ __forceinline__ static auto thread_mma() {
-    return TiledMma{}.get_thread_slice(int(threadIdx.x) % 32);
-  }
+  __device__ __forceinline__ static auto thread_mma() { return TiledMma{}.get_thread_slice(int(threadIdx.x) % 32); }
   __device__ __forceinline__ static auto query_tensor(const Element* memory) {
     return cute::make_tensor(cute::make_smem_ptr(memory), typename Traits::QueryLayout{});
   }
@@ -95,7 +93,8 @@ class TileLoop {
   }
 
   // Q K^T, [rows, tokens]. With 16 rows the sum over head_dim runs in two chains, even and odd steps: one chain of
-  // dependent MMAs would be the longest wait of the loop. 32 rows have twice the independent MMAs, and no registers left.
+  // dependent MMAs would be the longest wait of the loop. 32 rows have twice the independent MMAs, and no registers
+  // left.
   template <typename LoadStep>
   __device__ __forceinline__ auto multiply_query_key(const Element* k_tile, const LoadStep& load_step) const {
     using namespace cute;
@@ -150,15 +149,14 @@ class TileLoop {
     using To = cutlass::Array<Element, size(Scores{})>;
     *reinterpret_cast<To*>(weights.data()) = to_element(*reinterpret_cast<const From*>(scores.data()));
     // Two 8-token accumulator atoms of S are one 16-token A operand of the next MMA.
-    auto weight_operand = make_tensor(
-        weights.data(),
-        Layout<Shape<Shape<_4, _2>, Int<kRowAtoms>, Int<kTokenAtoms / 2>>,
-               Stride<Stride<_1, Int<4 * kRowAtoms>>, _4, Int<8 * kRowAtoms>>>{});
+    auto weight_operand =
+        make_tensor(weights.data(), Layout<Shape<Shape<_4, _2>, Int<kRowAtoms>, Int<kTokenAtoms / 2>>,
+                                           Stride<Stride<_1, Int<4 * kRowAtoms>>, _4, Int<8 * kRowAtoms>>>{});
 
     // V is [tokens, head_dim] in memory and the [head_dim, tokens] operand of the MMA: ldmatrix transposes.
-    auto transposed = composition(typename Traits::KvLayout{},
-                                  Layout<Shape<Int<Traits::kHeadDim>, Int<Traits::kWarpTokens>>,
-                                         Stride<Int<Traits::kWarpTokens>, _1>>{});
+    auto transposed = composition(
+        typename Traits::KvLayout{},
+        Layout<Shape<Int<Traits::kHeadDim>, Int<Traits::kWarpTokens>>, Stride<Int<Traits::kWarpTokens>, _1>>{});
     auto values = make_tensor(make_smem_ptr(v_tile), transposed);
     auto fragment = thread_mma().partition_fragment_B(
         make_tensor(make_smem_ptr(v_tile), Layout<Shape<Int<Traits::kHeadDim>, Int<Traits::kWarpTokens>>>{}));
@@ -184,8 +182,8 @@ class TileLoop {
 
   using OutputFragment = decltype(cute::partition_fragment_C(
       TiledMma{}, cute::Shape<cute::Int<Traits::kRows>, cute::Int<Traits::kHeadDim>>{}));
-  using QueryFragment = decltype(cute::make_tensor<Element>(cute::partition_shape_A(
-      TiledMma{}, cute::Shape<cute::Int<Traits::kRows>, cute::Int<Traits::kHeadDim>>{})));
+  using QueryFragment = decltype(cute::make_tensor<Element>(
+      cute::partition_shape_A(TiledMma{}, cute::Shape<cute::Int<Traits::kRows>, cute::Int<Traits::kHeadDim>>{})));
 
   OutputFragment output_;  // (MMA, rows / 16, head_dim / 8)
   QueryFragment query_;    // (MMA, rows / 16, head_dim / 16); unused, and no register, if Q stays in shared memory

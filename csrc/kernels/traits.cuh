@@ -2,8 +2,9 @@
 // Schedule-visible sizes are in tile_table.h.
 #pragma once
 
-#include <cute/tensor.hpp>
 #include <cutlass/numeric_types.h>
+
+#include <cute/tensor.hpp>
 
 #include "tile_table.h"
 
@@ -35,17 +36,16 @@ struct PortableTraits {
   static_assert(kWarpTokens % 16 == 0, "a warp's tokens are the K of the P x V MMA");
   static_assert(kRows % 16 == 0 && kHeadDim % kMergeColumns == 0 && kMergeColumns % 16 == 0);
 
-  using MmaAtom = std::conditional_t<std::is_same_v<Element, cutlass::half_t>,
-                                     cute::MMA_Atom<cute::SM80_16x8x16_F32F16F16F32_TN>,
-                                     cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>;
+  using MmaAtom =
+      std::conditional_t<std::is_same_v<Element, cutlass::half_t>, cute::MMA_Atom<cute::SM80_16x8x16_F32F16F16F32_TN>,
+                         cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>;
   // One warp; N and K of 16 let one ldmatrix.x4 feed two MMAs.
   using TiledMma = cute::TiledMMA<MmaAtom, cute::Layout<cute::Shape<cute::_1, cute::_1, cute::_1>>,
                                   cute::Tile<cute::Int<kRows>, cute::_16, cute::_16>>;
 
   // Rows of 128 bytes, 16-byte chunks XORed with the row: conflict-free for cp.async and for ldmatrix.
   using SwizzledRows = decltype(cute::composition(
-      cute::Swizzle<3, 3, 3>{},
-      cute::Layout<cute::Shape<cute::_8, cute::_64>, cute::Stride<cute::_64, cute::_1>>{}));
+      cute::Swizzle<3, 3, 3>{}, cute::Layout<cute::Shape<cute::_8, cute::_64>, cute::Stride<cute::_64, cute::_1>>{}));
   using KvLayout = decltype(cute::tile_to_shape(
       SwizzledRows{}, cute::Shape<cute::Int<kWarpTokens>, cute::Int<kHeadDim>>{}));  // [tokens, head_dim]
   using QueryLayout = decltype(cute::tile_to_shape(
@@ -54,7 +54,7 @@ struct PortableTraits {
   // A tile's load is spread over the steps of Q K^T, one for every 16 columns of head_dim.
   static constexpr int kLoadSteps = kHeadDim / 16;
 
-  static constexpr int kStageElements = 2 * kWarpTokens * kHeadDim;  // K and V of a warp's tokens
+  static constexpr int kStageElements = 2 * kWarpTokens * kHeadDim;                  // K and V of a warp's tokens
   static constexpr int kRingBytes = kWarps * kStageElements * int(sizeof(Element));  // of a stage
   static constexpr int kQueryElements = kRows * kHeadDim;
   static constexpr int kStageBytes = kRingBytes + kQueryElements * int(sizeof(Element));
@@ -66,21 +66,22 @@ struct PortableTraits {
     static constexpr int kMergeStride = kMergeColumns + 8;
 
     alignas(16) float merge[kWarps][kRows][kMergeStride];
-    float2 warp_ml[kWarps][kRows];                      // m (log2 units) and l of every warp
-    float2 span_ml[kRows];                              // ... and of all warps together
+    float2 warp_ml[kWarps][kRows];  // m (log2 units) and l of every warp
+    float2 span_ml[kRows];          // ... and of all warps together
     struct {
-      float m, l;   // of the partials merged so far
-      float scale;  // of their O, to the present m
-    } item[kMergeRows];                                 // stage 3
-    int32_t scan[kWarps];                               // stage 1: units of each warp's sequences
-    int32_t located_seq, located_line;                  // stage 1: where the CTA's share begins
-    uint32_t ticket;                                    // stage 3
+      float m, l;                       // of the partials merged so far
+      float scale;                      // of their O, to the present m
+    } item[kMergeRows];                 // stage 3
+    int32_t scan[kWarps];               // stage 1: units of each warp's sequences
+    int32_t located_seq, located_line;  // stage 1: where the CTA's share begins
+    uint32_t ticket;                    // stage 3
   };
   static constexpr int kFixedBytes = (int(sizeof(SharedMemory)) + 127) / 128 * 128;
 
-  // Two stages are the least that overlaps a load with work (the 99 KiB of sm_86 and sm_89 hold two). An H200 would hold
-  // six, but with more than three tiles in flight an SM the memory system only queues them, and serves the SMs less
-  // evenly: 268 MB in 70.3 us with four stages, 71.8 with five, 73.3 with six, 69.4 with three, which loses elsewhere.
+  // Two stages are the least that overlaps a load with work (the 99 KiB of sm_86 and sm_89 hold two). An H200 would
+  // hold six, but with more than three tiles in flight an SM the memory system only queues them, and serves the SMs
+  // less evenly: 268 MB in 70.3 us with four stages, 71.8 with five, 73.3 with six, 69.4 with three, which loses
+  // elsewhere.
   static constexpr int kMinStages = 2;
   static constexpr int kMaxStages = 4;
   static constexpr int stages(int shared_memory_bytes) {

@@ -16,8 +16,8 @@ __device__ __forceinline__ float2 merged_ml(const typename Traits::SharedMemory&
   return {m, l};
 }
 
-// Calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's `rows` rows, spread over
-// the threads of the CTA. All threads call it; it ends with a barrier.
+// Calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's `rows` rows, spread
+// over the threads of the CTA. All threads call it; it ends with a barrier.
 template <typename Traits, typename Emit>
 __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Traits::SharedMemory& smem, int rows,
                                             const Emit& emit) {
@@ -41,7 +41,7 @@ __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Tra
     for (int c = 0; c < Loop::kThreadColumns; ++c) output(r, c) *= factor;
   }
 
-  constexpr int kQuads = Traits::kMergeColumns / 4;  // float4s of a row in a slice of columns
+  constexpr int kQuads = Traits::kMergeColumns / 4;         // float4s of a row in a slice of columns
   constexpr int kSliceColumns = Traits::kMergeColumns / 4;  // a thread's columns in a slice: every fourth pair
 #pragma unroll
   for (int slice = 0; slice < Traits::kHeadDim / Traits::kMergeColumns; ++slice) {

@@ -4,7 +4,8 @@
     compute-sanitizer --tool racecheck python tests/gpu/sanitize.py
     compute-sanitizer --tool synccheck python tests/gpu/sanitize.py
 
-Without torch's caching allocator every tensor is an allocation of its own, so memcheck sees a read beyond its end.
+Without torch's caching allocator every tensor is an allocation of its own, so that memcheck sees a read
+beyond its end.
 """
 
 from __future__ import annotations
