@@ -1,11 +1,11 @@
 // The CUDA backend: device limits, kernel, workspace, stream, launch.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <array>
 #include <mutex>
 
+#include "allocate.h"
 #include "arguments.h"
 #include "backend.h"
 #include "cuda_error.h"
@@ -49,9 +49,7 @@ cudaStream_t current_stream(int32_t device) {
 }
 
 Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
-  const int64_t elements = workspace_elements(p);
-  return torch::stable::empty({&elements, 1}, ScalarType::Float, std::nullopt,
-                              torch::stable::Device(torch::headeronly::DeviceType::CUDA, device));
+  return empty_tensor({workspace_elements(p)}, aoti_torch_dtype_float32(), {aoti_torch_device_type_cuda(), device});
 }
 
 }  // namespace

@@ -1,16 +1,13 @@
 // The ops: allocate the outputs, check, run the backend of the device that q is on.
 #include "decode.h"
 
-#include <torch/csrc/stable/ops.h>
-
+#include "allocate.h"
 #include "arguments.h"
 #include "backend.h"
 #include "errors.h"
 
 namespace leanattn {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 void run(const DecodeArguments& args, const RunOptions& options) {
   const DecodeParams params = checked_params(args);
@@ -21,18 +18,24 @@ void run(const DecodeArguments& args, const RunOptions& options) {
   run_cpu(params, options);
 }
 
+Tensor empty_out(const Tensor& q) {  // as q, contiguous
+  int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(q.get(), &dtype));
+  return empty_tensor({q.sizes().begin(), q.sizes().end()}, dtype, Device::of(q));
+}
+
 Tensor empty_lse(const Tensor& q) {  // [batch, num_q_heads], with the q_len dimension of a 4-D q last
   check_argument(q.dim() == 3 || q.dim() == 4, "q: expected 3 or 4 dimensions, got ", q.dim());
   std::vector<int64_t> shape{q.size(0), q.size(q.dim() - 2)};
   if (q.dim() == 4) shape.push_back(q.size(1));
-  return torch::stable::new_empty(q, shape, ScalarType::Float);
+  return empty_tensor(shape, aoti_torch_dtype_float32(), Device::of(q));
 }
 
 }  // namespace
 
 Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
               std::optional<double> softmax_scale, int64_t num_workers) {
-  Tensor out = torch::stable::new_empty(q, q.sizes());
+  Tensor out = empty_out(q);
   run({q, k_cache, v_cache, cache_seqlens, out, nullptr, softmax_scale, num_workers}, {});
   return out;
 }
@@ -40,7 +43,7 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
 std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                       const Tensor& cache_seqlens, std::optional<double> softmax_scale,
                                       int64_t num_workers) {
-  Tensor out = torch::stable::new_empty(q, q.sizes());
+  Tensor out = empty_out(q);
   Tensor lse = empty_lse(q);
   run({q, k_cache, v_cache, cache_seqlens, out, &lse, softmax_scale, num_workers}, {});
   return {out, lse};
