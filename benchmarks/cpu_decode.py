@@ -7,6 +7,7 @@ the faster one counts.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -49,6 +50,7 @@ REPEATS, QUICK_REPEATS = 15, 5
 LEANATTN, READ = "leanattn", "read"
 SDPA = ("sdpa [batch, tokens, heads, dim]", "sdpa [batch, heads, tokens, dim]")
 
+Record = dict[str, Any]  # of one shape and dtype
 Calls = list[Callable[[], Tensor]]  # one for each copy of the cache
 
 
@@ -96,11 +98,11 @@ def seconds(implementations: dict[str, Calls], repeats: int) -> dict[str, list[f
             call = calls[repeat % len(calls)]
             begin = time.perf_counter()
             call()
-            times[name].append(time.perf_counter() - begin)
+            times[name].append(round(time.perf_counter() - begin, 7))
     return times
 
 
-def measure(shape: Shape, dtype: str, repeats: int) -> dict[str, Any]:
+def measure(shape: Shape, dtype: str, repeats: int) -> Record:
     torch.manual_seed(0)
     case = Case.random(shape, DTYPES[dtype], "cpu")
     kv_bytes = shape.kv_bytes(DTYPES[dtype].itemsize)
@@ -131,7 +133,7 @@ def measure(shape: Shape, dtype: str, repeats: int) -> dict[str, Any]:
     }
 
 
-def bandwidth(record: dict[str, Any], name: str) -> float:
+def bandwidth(record: Record, name: str) -> float:
     """GB/s of the median call."""
     times: list[float] = record["seconds"][name]
     return float(record["kv_bytes"]) / 1e9 / statistics.median(times)
@@ -141,7 +143,7 @@ COLUMNS = "{:24} {:5} {:>6} {:>13} {:>9} {:>8} {:>9} {:>5}"
 HEADER = ("shape", "dtype", "KV MB", "leanattn GB/s", "SDPA GB/s", "speed-up", "read GB/s", "share")
 
 
-def row(record: dict[str, Any]) -> tuple[str, ...]:
+def row(record: Record) -> tuple[str, ...]:
     ours, limit = bandwidth(record, LEANATTN), bandwidth(record, READ)
     peer = max(bandwidth(record, name) for name in SDPA)
     numbers = f"{ours:.1f}", f"{peer:.1f}", f"{ours / peer:.1f}x", f"{limit:.1f}", f"{ours / limit:.0%}"
@@ -179,6 +181,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="default: torch's")
     parser.add_argument("--repeats", type=int, help=f"default: {REPEATS}, with --quick {QUICK_REPEATS}")
     parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
+    parser.add_argument("--show", type=Path, metavar="PATH", help="only print the table of such a file")
     return parser.parse_args(argv)
 
 
@@ -191,26 +194,33 @@ def command_line(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+def run(args: argparse.Namespace) -> list[Record]:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     repeats = args.repeats or (QUICK_REPEATS if args.quick else REPEATS)
-    print(COLUMNS.format(*HEADER))
+    shapes = [shape for shape in SHAPES if shape.quick or not args.quick]
     records = []
-    for shape in SHAPES:
-        for dtype in args.dtype:
-            if shape.quick or not args.quick:
-                records.append(measure(shape, dtype, repeats))
-                print(COLUMNS.format(*row(records[-1])), flush=True)
+    for shape, dtype in itertools.product(shapes, args.dtype):
+        records.append(measure(shape, dtype, repeats))
+        print(COLUMNS.format(*row(records[-1])), flush=True)
+    return records
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    print(COLUMNS.format(*HEADER))
+    if args.show is not None:
+        for record in json.loads(args.show.read_text())["records"]:
+            print(COLUMNS.format(*row(record)))
+        return
+    document = {
+        "command": command_line(args),
+        "commit": commit_here(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "records": run(args),
+        "environment": environment(),
+    }
     if args.json is not None:
-        document = {
-            "command": command_line(args),
-            "commit": commit_here(),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "environment": environment(),
-            "records": records,
-        }
         args.json.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -61,12 +61,25 @@ def odd_stride(t: Tensor) -> Tensor:
     return t.new_empty(*t.shape[:-1], t.shape[-1] + 1)[..., :-1]
 
 
+def overlapping(t: Tensor) -> Tensor:
+    """Rows that begin 8 elements after each other."""
+    return t.as_strided(t.shape, (t.stride(0), 8, 1))
+
+
 def five_times_as_deep(t: Tensor) -> Tensor:
     return torch.cat([t] * 5, dim=-1)
 
 
 def expanded_to(tokens: int) -> Callable[[Tensor], Tensor]:
     return lambda t: t[:, :1].expand(-1, tokens, -1, -1)
+
+
+def no_sequence_of_heads(heads: int) -> Change:
+    """A batch of 0, whose output takes no memory however many heads there are."""
+    return lambda arguments: {
+        **{name: arguments[name][:0] for name in ("k_cache", "v_cache", "cache_seqlens")},
+        "q": arguments["q"][:0, :1].expand(-1, heads, -1),
+    }
 
 
 def twice(dim: int) -> Callable[[Tensor], Tensor]:
@@ -140,9 +153,12 @@ REFUSED: list[tuple[str, Change, type[Exception], str]] = [
     ("out device", out(elsewhere), ValueError, "out: device .*, expected the device of q"),
     ("out shape", out(lambda t: t[:, None]), ValueError, r"out: shape \[3, 1, 8, 64\], .*\[3, 8, 64\]"),
     ("out stride", out(strided_last), ValueError, "out: the last dimension"),
+    ("out expanded", out(lambda t: t[:1, :1].expand_as(t)), ValueError, "out: strides 0 .*not overlap"),
+    ("out overlap", out(overlapping), ValueError, "out: strides .* do not overlap"),
     ("out alignment", out(shifted), ValueError, "out: .* multiple of 16 bytes"),
     ("scale nan", given(softmax_scale=float("nan")), ValueError, "softmax_scale: .*finite number, got nan"),
     ("scale inf", given(softmax_scale=float("inf")), ValueError, "softmax_scale: .*finite number, got inf"),
+    ("scale 3e38", given(softmax_scale=3e38), ValueError, r"softmax_scale: .*finite number, got 3e\+38"),
     ("scale text", given(softmax_scale="1"), TypeError, "softmax_scale: str, expected float or None"),
     ("margin below 0", given(sm_margin=-1), ValueError, r"sm_margin: -1, expected 0\.\."),
     ("margin of all", given(sm_margin=10**6), ValueError, r"sm_margin: 1000000, expected 0\.\."),
@@ -172,8 +188,8 @@ BAD_FOR_OPS: list[tuple[str, Change, str]] = [
     ),
     ("q_len", replaced("q", twice(1)), r"q: .* got \[3, 2, 8, 64\]"),
     ("dtype of all", in_all(Tensor.double), "q: .*dtype"),
-    ("k_cache dtype", replaced("k_cache", Tensor.half), "k_cache: .*dtype"),
-    ("lengths dtype", replaced("cache_seqlens", Tensor.long), "cache_seqlens: .*int32"),
+    ("k_cache dtype", replaced("k_cache", Tensor.half), "k_cache: dtype Half, expected BFloat16"),
+    ("lengths dtype", replaced("cache_seqlens", Tensor.long), "cache_seqlens: dtype Long, expected Int"),
     ("head_dim 320", in_all(five_times_as_deep), "q: .*head_dim"),
     (
         "2^31 - 1 tokens",
@@ -181,6 +197,12 @@ BAD_FOR_OPS: list[tuple[str, Change, str]] = [
         "k_cache: max_tokens 2147483647, expected at most",
     ),
     ("2^31 tokens", in_caches(expanded_to(2**31)), "k_cache: max_tokens: 2147483648 is out of range"),
+    ("head_dim 0", in_all(lambda t: t[..., :0]), "q: head_dim 0, expected 1 or more"),
+    (
+        "2^31 q elements",
+        no_sequence_of_heads(2**26),
+        "q: num_q_heads 67108864 x head_dim 64, expected a product of at most",
+    ),
     ("workers 1025", given(num_workers=1025), "num_workers: .*1024, got 1025"),
     ("workers -1", given(num_workers=-1), "num_workers: .*1024, got -1"),
 ]

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "errors.h"
 #include "kernels/tile_table.h"
@@ -30,14 +31,25 @@ DType dtype_of(const Tensor& q) {
     case ScalarType::Half: return DType::kFloat16;
     case ScalarType::BFloat16: return DType::kBFloat16;
     case ScalarType::Float: return DType::kFloat32;
-    default: throw std::invalid_argument("leanattn: q: expected dtype float16, bfloat16 or float32");
+    default:
+      throw std::invalid_argument(
+          concat("leanattn: q: dtype ", toString(q.scalar_type()), ", expected float16, bfloat16 or float32"));
   }
 }
 
+void check_dtype(const Tensor& t, ScalarType expected, const char* name) {
+  check_argument(t.scalar_type() == expected, name, ": dtype ", toString(t.scalar_type()), ", expected ",
+                 toString(expected));
+}
+
+void check_device_of_q(const Tensor& t, const Tensor& q, const char* name) {
+  const Device came = Device::of(t), expected = Device::of(q);
+  check_argument(same_device(came, expected), name, ": device ", came, ", expected the device of q, ", expected);
+}
+
 void check_like_q(const Tensor& t, const Tensor& q, const char* name) {
-  check_argument(t.scalar_type() == q.scalar_type(), name, ": expected the dtype of q");
-  check_argument(t.is_cuda() == q.is_cuda() && t.get_device_index() == q.get_device_index(), name,
-                 ": expected the device of q");
+  check_dtype(t, q.scalar_type(), name);
+  check_device_of_q(t, q, name);
 }
 
 // Vector loads of 16 bytes need every row to start at a multiple of 16 bytes.
@@ -55,8 +67,27 @@ void check_rows_aligned(const Tensor& t, const char* name) {
   }
 }
 
-CacheStrides cache_strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2)}; }
-RowStrides row_strides(const Tensor& t) { return {t.stride(0), t.stride(t.dim() - 2)}; }
+// 0 where there is no second row: such a stride may be any number, and kernels form addresses of rows that do not
+// exist.
+int64_t stride_of(const Tensor& t, int64_t dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; }
+
+CacheStrides cache_strides(const Tensor& t) { return {stride_of(t, 0), stride_of(t, 1), stride_of(t, 2)}; }
+RowStrides row_strides(const Tensor& t) { return {stride_of(t, 0), stride_of(t, t.dim() - 2)}; }
+
+// Workers write their rows at the same time: the rows of one dimension must end before the next of the other begins.
+void check_rows_apart(const Tensor& t, const char* name) {
+  struct Dimension {
+    int64_t stride, size;
+  };
+  const int64_t heads = t.dim() - 2;
+  Dimension inner{stride_of(t, heads), t.size(heads)}, outer{stride_of(t, 0), t.size(0)};
+  if (outer.size > 1 && outer.stride < inner.stride) std::swap(inner, outer);
+  const int64_t row = t.size(t.dim() - 1);
+  const int64_t inner_extent = inner.size > 1 ? inner.stride * inner.size : row;
+  check_argument((inner.size <= 1 || inner.stride >= row) && (outer.size <= 1 || outer.stride >= inner_extent), name,
+                 ": strides ", t.stride(0), " of batch and ", t.stride(heads), " of heads, expected rows of ", row,
+                 " elements that do not overlap");
+}
 
 int32_t to_int32(int64_t value, const char* what) {
   check_argument(value >= 0 && value <= std::numeric_limits<int32_t>::max(), what, ": ", value, " is out of range");
@@ -68,6 +99,11 @@ void check_shapes(const DecodeArguments& a) {
   check_argument(q.dim() == 3 || (q.dim() == 4 && q.size(1) == 1), "q: expected [batch, num_q_heads, head_dim] or ",
                  "[batch, 1, num_q_heads, head_dim], got ", ShapeOf{q});
   const int64_t batch = q.size(0), heads = q.size(q.dim() - 2), head_dim = q.size(q.dim() - 1);
+  check_argument(head_dim >= 1, "q: head_dim ", head_dim, ", expected 1 or more");
+  // A bound for num_q_heads as well, which row_blocks rounds up in 32 bits.
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows;
+  check_argument(heads <= kLargest / head_dim, "q: num_q_heads ", heads, " x head_dim ", head_dim,
+                 ", expected a product of at most ", kLargest);
   check_argument(k.dim() == 4 && k.size(0) == batch && k.size(3) == head_dim, "k_cache: expected [", batch,
                  ", max_tokens, num_kv_heads, ", head_dim, "] to fit q, got ", ShapeOf{k});
   check_argument(a.v_cache.dim() == 4 && a.v_cache.sizes() == k.sizes(), "v_cache: expected the shape of k_cache, ",
@@ -91,14 +127,14 @@ void check_types_and_layout(const DecodeArguments& a) {
   check_rows_aligned(a.v_cache, "v_cache");
   check_rows_aligned(a.out, "out");
   const Tensor& lens = a.cache_seqlens;
-  check_argument(lens.scalar_type() == ScalarType::Int, "cache_seqlens: expected dtype int32");
-  check_argument(lens.is_cuda() == a.q.is_cuda() && lens.get_device_index() == a.q.get_device_index(),
-                 "cache_seqlens: expected the device of q");
+  check_dtype(lens, ScalarType::Int, "cache_seqlens");
+  check_device_of_q(lens, a.q, "cache_seqlens");
   check_argument(lens.is_contiguous(), "cache_seqlens: expected a contiguous tensor");
+  check_rows_apart(a.out, "out");
   if (a.lse != nullptr) {
-    check_argument(a.lse->scalar_type() == ScalarType::Float && a.lse->is_contiguous() &&
-                       a.lse->is_cuda() == a.q.is_cuda() && a.lse->get_device_index() == a.q.get_device_index(),
-                   "lse: expected a contiguous float32 tensor on the device of q");
+    check_dtype(*a.lse, ScalarType::Float, "lse");
+    check_device_of_q(*a.lse, a.q, "lse");
+    check_argument(a.lse->is_contiguous(), "lse: expected a contiguous tensor");
   }
 }
 
@@ -112,7 +148,9 @@ DecodeParams checked_params(const DecodeArguments& a) {
 
   const int64_t head_dim = a.q.size(a.q.dim() - 1);
   const double scale = a.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim)));
-  check_argument(std::isfinite(scale), "softmax_scale: expected a finite number, got ", scale);
+  const auto scale_log2 = static_cast<float>(scale * kLog2E);
+  check_argument(std::isfinite(scale_log2), "softmax_scale: expected that in float32, times log2(e), it is a finite ",
+                 "number, got ", scale);
 
   DecodeParams p{};
   p.q = a.q.data_ptr();
@@ -128,14 +166,14 @@ DecodeParams checked_params(const DecodeArguments& a) {
   p.dtype = dtype_of(a.q);
   p.batch = to_int32(a.q.size(0), "q: batch");
   p.num_kv_heads = to_int32(a.k_cache.size(2), "k_cache: num_kv_heads");
-  p.group = to_int32(a.q.size(a.q.dim() - 2) / a.k_cache.size(2), "q: num_q_heads");
+  p.group = to_int32(a.q.size(a.q.dim() - 2) / a.k_cache.size(2), "q: num_q_heads / num_kv_heads");
   p.max_tokens = to_int32(a.k_cache.size(1), "k_cache: max_tokens");
   p.head_dim = to_int32(head_dim, "q: head_dim");
   const auto rows = tile_table::row_blocks(p.group);
   p.row_blocks = rows.row_blocks;
   p.block_rows = rows.block_rows;
   p.workers = static_cast<int32_t>(a.num_workers);
-  p.scale_log2 = static_cast<float>(scale * kLog2E);
+  p.scale_log2 = scale_log2;
   return p;
 }
 
@@ -147,6 +185,17 @@ void check_line_fits(const DecodeParams& p) {
   const double units = double(p.batch) * p.num_kv_heads * p.row_blocks * item_units;
   check_argument(units < double(std::numeric_limits<int32_t>::max()),
                  "k_cache: batch x num_kv_heads x max_tokens make ", units, " lean tiles, 2^31 or more");
+}
+
+// There is one CPU, whatever index its tensors carry.
+bool same_device(Device a, Device b) {
+  return a.type == b.type && (a.index == b.index || a.type == aoti_torch_device_type_cpu());
+}
+
+std::ostream& operator<<(std::ostream& stream, Device device) {
+  if (device.type == aoti_torch_device_type_cpu()) return stream << "cpu";
+  if (device.type == aoti_torch_device_type_cuda()) return stream << "cuda:" << device.index;
+  return stream << "device type " << device.type << ':' << device.index;
 }
 
 }  // namespace leanattn

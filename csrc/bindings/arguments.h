@@ -4,7 +4,9 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <ostream>
 
+#include "allocate.h"
 #include "kernels/params.h"
 
 namespace leanattn {
@@ -21,10 +23,15 @@ struct DecodeArguments {
 };
 
 // Throws std::invalid_argument, naming the argument, unless all of them fit each other.
-// Leaves workers, tile_tokens and workspace to the backend.
+// Sets workers if num_workers is not 0. tile_tokens, item_cost, the workspace and the default of workers are the
+// backend's to set.
 DecodeParams checked_params(const DecodeArguments& args);
 
 // Throws unless the line of tiles (schedule.h) has fewer than 2^31 units when every sequence is max_tokens long.
 void check_line_fits(const DecodeParams& params);
+
+bool same_device(Device a, Device b);
+// As in torch: cpu, cuda:0.
+std::ostream& operator<<(std::ostream& stream, Device device);
 
 }  // namespace leanattn

@@ -1,9 +1,10 @@
-// What a backend offers to decode.cpp. Each takes checked parameters, fills in workers, tile_tokens and the workspace,
-// and runs the call; it throws std::invalid_argument for what it does not support.
+// What a backend offers to decode.cpp. Each takes checked parameters, fills in workers, tile_tokens, item_cost and the
+// workspace, and runs the call; it throws std::invalid_argument for what it does not support.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
 
+#include "allocate.h"
 #include "kernels/params.h"
 
 namespace leanattn {
@@ -18,6 +19,8 @@ void run_cuda(DecodeParams params, int32_t device, const RunOptions& options);
 
 // Float32 elements of all partials.
 int64_t workspace_elements(const DecodeParams& params);
+// The memory of a workspace for a call on `device`; throws std::invalid_argument unless it can hold the partials.
+float* checked_workspace(const torch::stable::Tensor& workspace, const DecodeParams& params, Device device);
 // Lets the partials lie in `memory`, which has workspace_elements(params) elements.
 void bind_workspace(DecodeParams& params, float* memory);
 

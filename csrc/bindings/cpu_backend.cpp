@@ -15,18 +15,8 @@
 namespace leanattn {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 int32_t default_workers() {
   return std::min(static_cast<int32_t>(torch::stable::get_num_threads()), tile_table::kMaxWorkers);
-}
-
-float* checked_workspace(const Tensor& t, int64_t elements) {
-  check_argument(t.scalar_type() == ScalarType::Float && t.is_cpu() && t.is_contiguous() && t.numel() >= elements,
-                 "workspace: expected a contiguous float32 CPU tensor of at least ", elements, " elements, got ",
-                 t.numel());
-  return static_cast<float*>(t.data_ptr());
 }
 
 }  // namespace
@@ -37,15 +27,16 @@ void run_cpu(DecodeParams params, const RunOptions& options) {
                  params.head_dim);
   if (params.workers == 0) params.workers = default_workers();
   params.tile_tokens = tile_table::kCpuTileTokens;
+  params.item_cost = tile_table::kCpuItemCost;
   params.debug = options.debug;
   check_line_fits(params);
   const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype);
 
   // Everything that can fail is done before the workers start.
-  const int64_t elements = workspace_elements(params);
   std::unique_ptr<float[]> own;
-  if (options.workspace == nullptr) own = std::make_unique_for_overwrite<float[]>(elements);
-  bind_workspace(params, own ? own.get() : checked_workspace(*options.workspace, elements));
+  if (options.workspace == nullptr) own = std::make_unique_for_overwrite<float[]>(workspace_elements(params));
+  const Device device{aoti_torch_device_type_cpu(), 0};
+  bind_workspace(params, own ? own.get() : checked_workspace(*options.workspace, params, device));
   std::vector<uint32_t> tickets(params.workers, 0);
   params.workspace.tickets = tickets.data();
 

@@ -2,6 +2,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <algorithm>
 #include <array>
 #include <mutex>
 
@@ -20,7 +21,6 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace leanattn {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 DeviceLimits query_limits(int32_t device) {
@@ -60,17 +60,13 @@ void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
                  "expected head_dim 64 or 128, float16 or bfloat16");
   const torch::stable::accelerator::DeviceGuard guard(device);
   const DeviceLimits& limits = device_limits(device);
-  if (p.workers == 0) p.workers = limits.sm_count;
+  if (p.workers == 0) p.workers = std::min(limits.sm_count, tile_table::kMaxWorkers);
   p.tile_tokens = tile_table::cuda_tile_tokens(p.head_dim);
   p.item_cost = tile_table::kCudaItemCost;
   check_line_fits(p);
 
   const Tensor workspace = options.workspace != nullptr ? *options.workspace : allocate_workspace(p, device);
-  check_argument(workspace.numel() >= workspace_elements(p) && workspace.is_cuda() &&
-                     workspace.scalar_type() == ScalarType::Float && workspace.is_contiguous(),
-                 "workspace: expected ", workspace_elements(p), " contiguous float32 elements on the device of q, got ",
-                 workspace.numel());
-  bind_workspace(p, static_cast<float*>(workspace.data_ptr()));
+  bind_workspace(p, checked_workspace(workspace, p, {aoti_torch_device_type_cuda(), device}));
   p.debug = options.debug;
 
   const cudaStream_t stream = current_stream(device);

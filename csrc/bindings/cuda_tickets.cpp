@@ -1,6 +1,7 @@
 #include "cuda_tickets.h"
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <tuple>
 
@@ -25,17 +26,26 @@ class RelaxedCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
+struct FreeMemory {
+  void operator()(void* memory) const { cudaFree(memory); }
+};
+struct DestroyStream {
+  void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
+};
+
 // Zeroed on a stream of its own: the caller's may be in a capture, which would make the memset a node of the graph.
 uint32_t* allocate_chunk() {
   const RelaxedCapture relaxed;
-  void* memory = nullptr;
-  cudaStream_t stream = nullptr;
-  check_cuda(cudaMalloc(&memory, kBlocksPerChunk * kBlockBytes), "cudaMalloc of tickets");
-  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate for tickets");
-  check_cuda(cudaMemsetAsync(memory, 0, kBlocksPerChunk * kBlockBytes, stream), "cudaMemset of tickets");
-  check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize for tickets");
-  check_cuda(cudaStreamDestroy(stream), "cudaStreamDestroy for tickets");
-  return static_cast<uint32_t*>(memory);
+  void* allocated = nullptr;
+  check_cuda(cudaMalloc(&allocated, kBlocksPerChunk * kBlockBytes),
+             "256 KiB for tickets (torch may hold the GPU's memory: torch.cuda.empty_cache())");
+  std::unique_ptr<void, FreeMemory> memory(allocated);
+  cudaStream_t created = nullptr;
+  check_cuda(cudaStreamCreateWithFlags(&created, cudaStreamNonBlocking), "a stream to clear tickets");
+  const std::unique_ptr<CUstream_st, DestroyStream> stream(created);
+  check_cuda(cudaMemsetAsync(memory.get(), 0, kBlocksPerChunk * kBlockBytes, stream.get()), "clearing tickets");
+  check_cuda(cudaStreamSynchronize(stream.get()), "clearing tickets");
+  return static_cast<uint32_t*>(memory.release());
 }
 
 struct Pool {

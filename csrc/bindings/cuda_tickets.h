@@ -3,10 +3,10 @@
 // Tickets are the only state that outlives a call: zero before it, zero after it. Two calls that may be in flight at
 // the same time must not share them. Calls on one stream follow each other, so a block of tickets belongs to
 //   - a stream, for calls that run at once;
-//   - a (capture, stream) pair, for calls that are captured into a CUDA graph: the graph may be replayed on any stream,
-//     beside any other graph, but never beside itself.
-// Hence one rule for users: a captured graph that is instantiated twice must not be replayed twice at the same time.
-// The partials need no such rule: they come from torch's allocator, call by call, which knows streams and graphs.
+//   - a (capture, stream) pair, for calls that are captured into a CUDA graph, which may be replayed on any stream.
+// The partials come from torch's allocator, call by call; in a graph that means from the graph's memory pool.
+// Hence the rule for users: a captured graph must not run beside itself (two instantiations, two child nodes), nor
+// beside a graph with which it shares a memory pool.
 #pragma once
 
 #include <cuda_runtime_api.h>

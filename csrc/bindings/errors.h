@@ -1,6 +1,6 @@
-// Errors that cross into Python. Through the stable ABI a std::invalid_argument arrives as ValueError and any other
-// std::exception as RuntimeError; the Python wrapper (leanattn/checks.py) raises TypeError and NotImplementedError
-// before the op is reached.
+// Errors that cross into Python. Through the stable ABI a std::invalid_argument arrives as ValueError, a
+// std::bad_alloc as MemoryError and any other std::exception as RuntimeError; the Python wrapper (leanattn/checks.py)
+// raises TypeError and NotImplementedError before the op is reached.
 #pragma once
 
 #include <sstream>

@@ -18,6 +18,40 @@ namespace py = pybind11;
 namespace leanattn {
 namespace {
 
+// Beyond any use; keeps the 64-bit count of a line's units from wrapping.
+constexpr int32_t kLargestItemCost = 1 << 20;
+
+void check_range(const char* name, int64_t value, int64_t first, int64_t last) {
+  check_argument(value >= first && value <= last, name, ": expected ", first, "..", last, ", got ", value);
+}
+
+// Shares that refuse what Shares itself may not be asked: it divides, and does not know its own length.
+class CheckedShares {
+ public:
+  CheckedShares(int32_t total_units, int32_t workers) : total_units_(total_units), workers_(workers) {
+    check_argument(total_units >= 0, "total_units: expected 0 or more, got ", total_units);
+    check_range("workers", workers, 1, tile_table::kMaxWorkers);
+    shares_ = Shares::of(total_units, workers);
+  }
+
+  int32_t begin(int32_t worker) const {
+    check_range("worker", worker, 0, workers_);
+    return shares_.begin(worker);
+  }
+  int32_t size(int32_t worker) const {
+    check_range("worker", worker, 0, workers_ - 1);
+    return shares_.size(worker);
+  }
+  int32_t worker_of(int32_t unit) const {
+    check_argument(unit >= 0 && unit < total_units_, "unit: expected one of the line's ", total_units_, ", got ", unit);
+    return shares_.worker_of(unit);
+  }
+
+ private:
+  int32_t total_units_, workers_;
+  Shares shares_{};
+};
+
 // A batch cut into equal shares. Owns the lengths that a TileLine only points to.
 class Schedule {
  public:
@@ -32,21 +66,20 @@ class Schedule {
     check_argument(items_per_seq > 0, "items_per_seq: expected 1 or more, got ", items_per_seq);
     check_argument(tile_tokens > 0, "tile_tokens: expected 1 or more, got ", tile_tokens);
     const int32_t longest = std::numeric_limits<int32_t>::max() - tile_tokens;
-    check_argument(max_tokens >= 0 && max_tokens <= longest, "max_tokens: expected 0..", longest, ", got ", max_tokens);
-    check_argument(workers > 0 && workers <= tile_table::kMaxWorkers, "workers: expected 1..", tile_table::kMaxWorkers,
-                   ", got ", workers);
-    check_argument(item_cost >= 0, "item_cost: expected 0 or more, got ", item_cost);
-    check_line_fits();
+    check_range("max_tokens", max_tokens, 0, longest);
+    check_range("workers", workers, 1, tile_table::kMaxWorkers);
+    check_range("item_cost", item_cost, 0, kLargestItemCost);
+    check_total_units();
     shares_ = Shares::of(total_units(), workers);
   }
 
   int32_t total_tiles() const { return leanattn::total_tiles(line()); }
   int32_t total_units() const { return leanattn::total_units(line()); }
-  const Shares& shares() const { return shares_; }
+  CheckedShares shares() const { return {total_units(), workers_}; }
 
   // Rows as leanattn.schedule.Span lists them.
   py::list worker_spans(int32_t worker) const {
-    check_argument(worker >= 0 && worker < workers_, "worker: expected 0..", workers_ - 1, ", got ", worker);
+    check_range("worker", worker, 0, workers_ - 1);
     py::list rows;
     append_spans(worker, rows);
     return rows;
@@ -93,14 +126,14 @@ class Schedule {
   }
 
   // schedule.h counts in 32 bits; the count is made in 64 here, so that it cannot wrap before it is checked.
-  void check_line_fits() const {
+  void check_total_units() const {
+    constexpr int64_t kLongest = std::numeric_limits<int32_t>::max();
     int64_t units = 0;
-    for (int32_t seq = 0; seq < line().batch; ++seq) {
+    for (int32_t seq = 0; seq < line().batch && units <= kLongest; ++seq) {
       const int64_t tiles = (int64_t{line().tokens(seq)} + tile_tokens_ - 1) / tile_tokens_;
       if (tiles > 0) units += (tiles + item_cost_) * items_per_seq_;
     }
-    check_argument(units <= std::numeric_limits<int32_t>::max(), "seqlens: they make a line of ", units,
-                   " units, 2^31 or more");
+    check_argument(units <= kLongest, "seqlens: they make a line of 2^31 or more units, expected at most ", kLongest);
   }
 
   std::vector<int32_t> seqlens_;  // [batch]
@@ -118,34 +151,41 @@ int32_t tile_tokens(const std::string& device_type, int32_t head_dim) {
   return is_cuda(device_type) ? tile_table::cuda_tile_tokens(head_dim) : tile_table::kCpuTileTokens;
 }
 
-// The CPU backend charges nothing for an item: DecodeParams::item_cost stays zero there.
-int32_t item_cost(const std::string& device_type) { return is_cuda(device_type) ? tile_table::kCudaItemCost : 0; }
+int32_t item_cost(const std::string& device_type) {
+  return is_cuda(device_type) ? tile_table::kCudaItemCost : tile_table::kCpuItemCost;
+}
 
 std::pair<int32_t, int32_t> row_blocks(int32_t group) {
-  check_argument(group > 0, "group: expected 1 or more, got ", group);
+  // Rounded up to whole blocks, the group still fits 32 bits.
+  check_range("group", group, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   const auto rows = tile_table::row_blocks(group);
   return {rows.row_blocks, rows.block_rows};
+}
+
+int32_t checked_partial_slots(int32_t workers) {
+  check_range("workers", workers, 1, tile_table::kMaxWorkers);
+  return partial_slots(workers);
 }
 
 }  // namespace
 }  // namespace leanattn
 
 PYBIND11_MODULE(_schedule, m) {
+  using leanattn::CheckedShares;
   using leanattn::Schedule;
-  using leanattn::Shares;
 
   m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
   m.def("tile_tokens", &leanattn::tile_tokens, py::arg("device_type"), py::arg("head_dim"));
   m.def("item_cost", &leanattn::item_cost, py::arg("device_type"));
   m.def("row_blocks", &leanattn::row_blocks, py::arg("group"));
-  m.def("partial_slots", &leanattn::partial_slots, py::arg("workers"));
+  m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
 
-  py::class_<Shares>(m, "Shares")
-      .def(py::init(&Shares::of), py::arg("total_units"), py::arg("workers"))
-      .def("begin", &Shares::begin, py::arg("worker"))
-      .def("size", &Shares::size, py::arg("worker"))
-      .def("worker_of", &Shares::worker_of, py::arg("unit"));
+  py::class_<CheckedShares>(m, "Shares")
+      .def(py::init<int32_t, int32_t>(), py::arg("total_units"), py::arg("workers"))
+      .def("begin", &CheckedShares::begin, py::arg("worker"))
+      .def("size", &CheckedShares::size, py::arg("worker"))
+      .def("worker_of", &CheckedShares::worker_of, py::arg("unit"));
 
   py::class_<Schedule>(m, "Schedule")
       .def(py::init<std::vector<int32_t>, int32_t, int32_t, int32_t, int32_t, int32_t>(), py::arg("seqlens"),

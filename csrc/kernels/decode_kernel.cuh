@@ -31,15 +31,17 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   for (; !spans.done(); spans.next()) {
     const Span span = spans.span();
     // 2. Lean tile loop: each warp folds its tokens of every tile into its own (m, l, O).
-    const int32_t tokens = spans.line.tokens(span.seq) - warp * Traits::kWarpTokens;
-    for (int32_t tile = span.tile_begin; tile < span.tile_end; ++tile) {
+    loop.begin_span();
+    const int32_t first_token = span.tile_begin * Traits::kTileTokens + warp * Traits::kWarpTokens;
+    int32_t visible = spans.line.tokens(span.seq) - first_token;  // tokens from this warp's first one on
+    const int32_t tiles = span.tile_end - span.tile_begin;
+    for (int32_t i = 0; i < tiles; ++i, visible -= Traits::kTileTokens) {
       const Element* kv = ring.next_tile();
-      if (tile == span.tile_begin) {
+      if (i == 0) {
         __syncthreads();  // all warps have their part of the queries
-        loop.begin_span(ring.next_query());
+        loop.set_query(ring.next_query());
       }
-      loop.fold_tile(kv, params.scale_log2, tokens - tile * Traits::kTileTokens,
-                     [&](int step) { ring.load_step(step); });
+      loop.fold_tile(kv, params.scale_log2, visible, [&](int step) { ring.load_step(step); });
     }
 
     const ItemRows rows = ItemRows::of(params, span.seq, span.item);

@@ -6,6 +6,8 @@
 // unit and stall the warp.
 #pragma once
 
+#include "copy.cuh"
+#include "ptx.cuh"
 #include "query.cuh"
 
 namespace leanattn {
@@ -69,8 +71,10 @@ class KvRing {
         // layout(row + row_of_lane(), column_of_lane()): the two rows have no bit in common, and the swizzle is linear
         // in bits, so one constant a pass does what would otherwise be a register a pass.
         Element* to = stage + (lane_offset ^ layout(row, 0));
-        load_row(to, k_ + row * params_.k_strides.token, row < tokens_left_);
-        load_row(to + Traits::kWarpTokens * Traits::kHeadDim, v_ + row * params_.v_strides.token, row < tokens_left_);
+        // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
+        const bool visible = row < tokens_left_;
+        copy_or_zero(to, k_ + row * params_.k_strides.token, visible);
+        copy_or_zero(to + Traits::kWarpTokens * Traits::kHeadDim, v_ + row * params_.v_strides.token, visible);
       }
     }
     if (step == Traits::kLoadSteps - 1) {
@@ -83,7 +87,7 @@ class KvRing {
   // The first tile of the span at the cursor.
   __device__ __forceinline__ void enter_span() {
     const Span span = spans_.span();
-    const int32_t kv_head = params_.row_blocks == 1 ? span.item : span.item / params_.row_blocks;
+    const int32_t kv_head = ItemRows::of(params_, span.seq, span.item).kv_head;
     const int32_t token = span.tile_begin * Traits::kTileTokens + first_token();
     tiles_left_ = span.tile_end - span.tile_begin;
     tokens_left_ = spans_.line.tokens(span.seq) - token;
@@ -114,13 +118,6 @@ class KvRing {
       spans_.next();
       if (!spans_.done()) enter_span();
     }
-  }
-
-  // A token beyond the length is not read; zeros take its place, since whatever is there (NaN) times a weight of zero
-  // would not be zero.
-  __device__ __forceinline__ static void load_row(Element* to, const Element* from, bool visible) {
-    using Copy = cute::SM80_CP_ASYNC_CACHEGLOBAL_ZFILL<cute::uint128_t>;
-    Copy::copy(*reinterpret_cast<const cute::uint128_t*>(from), *reinterpret_cast<cute::uint128_t*>(to), visible);
   }
 
   // All groups but the newest num_stages - 2 are complete. The instruction takes only a constant.

@@ -8,37 +8,41 @@
 
 namespace leanattn {
 
-// What a kernel needs to know of itself on a device; found out once.
+// What a kernel needs to know of itself on a device.
 struct KernelState {
-  std::once_flag once;
-  cudaError_t error = cudaSuccess;
+  bool known = false;
   bool dependent_launch = false;  // its code waits for the kernel ahead (ptx::grid_dependency_wait)
 };
 
+// Finds it out on the first call that succeeds; an error (out of memory, say) is not for ever.
 template <typename Traits>
-const KernelState& kernel_state(const DeviceLimits& device) {
+cudaError_t find_kernel_state(const DeviceLimits& device, KernelState& result) {
+  static std::mutex mutex;
   static KernelState states[kMaxDevices];
+  const std::lock_guard lock(mutex);
   KernelState& state = states[device.ordinal];
-  std::call_once(state.once, [&] {
+  if (!state.known) {
     // More than 48 KiB of shared memory must be asked for.
-    state.error = cudaFuncSetAttribute(decode_kernel<Traits>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       device.shared_memory_bytes);
-    if (state.error != cudaSuccess) return;
+    cudaError_t error = cudaFuncSetAttribute(decode_kernel<Traits>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             device.shared_memory_bytes);
+    if (error != cudaSuccess) return error;
+    cudaFuncAttributes attributes;
+    error = cudaFuncGetAttributes(&attributes, decode_kernel<Traits>);
+    if (error != cudaSuccess) return error;
     // A newer GPU than the build knows runs the kernel from its sm_80 PTX, in which there is no wait:
     // the code decides, not the GPU.
-    cudaFuncAttributes attributes;
-    state.error = cudaFuncGetAttributes(&attributes, decode_kernel<Traits>);
-    state.dependent_launch = state.error == cudaSuccess && attributes.ptxVersion >= 90;
-  });
-  return state;
+    state = {true, attributes.ptxVersion >= 90};
+  }
+  result = state;
+  return cudaSuccess;
 }
 
 template <typename Traits>
 cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
+  KernelState state;
+  const cudaError_t error = find_kernel_state<Traits>(device, state);
+  if (error != cudaSuccess) return error;
   const int stages = Traits::stages(device.shared_memory_bytes);
-  if (stages < Traits::kMinStages) return cudaErrorInvalidConfiguration;
-  const KernelState& state = kernel_state<Traits>(device);
-  if (state.error != cudaSuccess) return state.error;
 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

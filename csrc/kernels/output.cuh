@@ -4,25 +4,11 @@
 #include <cutlass/numeric_conversion.h>
 #include <math_constants.h>
 
-#include "params.h"
+#include "item_rows.cuh"
 #include "softmax_state.cuh"
 #include "traits.cuh"
 
 namespace leanattn {
-
-// Where the query rows of an item are.
-struct ItemRows {
-  int32_t seq;
-  int32_t first_head;  // query head of the item's row 0
-  int32_t count;       // rows of this item: the last query block of a group may have fewer
-
-  __device__ __forceinline__ static ItemRows of(const DecodeParams& p, int32_t seq, int32_t item) {
-    const int32_t kv_head = p.row_blocks == 1 ? item : item / p.row_blocks;
-    const int32_t block = item - kv_head * p.row_blocks;
-    const int32_t row = block * p.block_rows;
-    return {seq, kv_head * p.group + row, min(p.block_rows, p.group - row)};
-  }
-};
 
 // Natural log of the sum of exponentials; m is in log2 units.
 __device__ __forceinline__ float log_sum_exp(float m, float l) { return CUDART_LN2_F * (m + log2f(l)); }
@@ -49,7 +35,7 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
   const TileLine line = p.line();
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
-    const ItemRows rows{seq, 0, p.num_kv_heads * p.group};
+    const ItemRows rows{seq, 0, 0, p.num_kv_heads * p.group};  // all heads
     for (int i = int(threadIdx.x) * 4; i < rows.count * Traits::kHeadDim; i += Traits::kThreads * 4) {
       store_output<Traits>(p, rows, i / Traits::kHeadDim, i % Traits::kHeadDim, {}, {kMinusInfinity, 0.f});
     }

@@ -1,17 +1,18 @@
 // The query rows of an item, into shared memory by cp.async.
 #pragma once
 
-#include "output.cuh"
+#include "copy.cuh"
+#include "item_rows.cuh"
+#include "traits.cuh"
 
 namespace leanattn {
 
-// This warp's share of the copy: kRows / kWarps rows. `query`: [kRows, head_dim], QueryLayout, in shared memory.
+// This thread's part of a copy by the whole CTA. `query`: [kRows, head_dim], QueryLayout, in shared memory.
 // Rows that the item does not have become zero.
 template <typename Traits>
 __device__ __forceinline__ void load_query_rows(const DecodeParams& p, const ItemRows& rows,
                                                 typename Traits::Element* query) {
   using Element = typename Traits::Element;
-  using Copy = cute::SM80_CP_ASYNC_CACHEGLOBAL_ZFILL<cute::uint128_t>;
   constexpr int kChunk = 16 / int(sizeof(Element));
   constexpr int kChunksPerRow = Traits::kHeadDim / kChunk;
   constexpr int kPasses = Traits::kRows * kChunksPerRow / Traits::kThreads;
@@ -25,8 +26,7 @@ __device__ __forceinline__ void load_query_rows(const DecodeParams& p, const Ite
     const int row = i / kChunksPerRow, column = i % kChunksPerRow * kChunk;
     const Element* from = q + (rows.first_head + row) * p.q_strides.head + column;
     Element* to = query + layout(row, column);
-    Copy::copy(*reinterpret_cast<const cute::uint128_t*>(from), *reinterpret_cast<cute::uint128_t*>(to),
-               row < rows.count);
+    copy_or_zero(to, from, row < rows.count);
   }
 }
 

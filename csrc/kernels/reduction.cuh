@@ -4,6 +4,7 @@
 // itself. The order of the merge is that of the tokens, not of arrival: the same bits on every run.
 #pragma once
 
+#include "copy.cuh"
 #include "output.cuh"
 #include "ptx.cuh"
 #include "softmax_state.cuh"
@@ -22,8 +23,9 @@ struct Partial {
   __device__ __forceinline__ static Partial at(const DecodeParams& p, int32_t slot) {
     return {p.workspace.partials + slot * p.partial_floats()};
   }
-  __device__ __forceinline__ void store(int row, int column, float4 o, float2 ml) const {
-    float* to = memory + row * kPartialRow<Traits>;
+  __device__ __forceinline__ float* row(int row) const { return memory + row * kPartialRow<Traits>; }
+  __device__ __forceinline__ void store(int row_index, int column, float4 o, float2 ml) const {
+    float* to = row(row_index);
     *reinterpret_cast<float4*>(to + column) = o;
     if (column == 0) *reinterpret_cast<float4*>(to + Traits::kHeadDim) = {ml.x, ml.y, 0.f, 0.f};
   }
@@ -47,74 +49,66 @@ struct Staging {
   int floats;
 };
 
-// Some partials of an item in shared memory, each [rows, kPartialRow]; kMergeRows rows of them at most.
+// Rows of some partials of an item in shared memory, each [rows, kPartialRow].
 template <typename Traits>
 struct StagedPartials {
-  // A lane a partial, in merge_ml.
-  static constexpr int kMaxCount = 32;
-
   float* memory;
   int rows, count;
 
-  // Four floats more than the partial: the (m, l) of a row then lie in different banks for different partials.
-  __device__ __forceinline__ static int stride(int rows) { return rows * kPartialRow<Traits> + 4; }
+  // Four floats more than the rows take, so that neighbouring partials begin in different banks.
+  __host__ __device__ static constexpr int stride(int rows) { return rows * kPartialRow<Traits> + 4; }
   __device__ __forceinline__ float* row(int n, int row) const {
     return memory + n * stride(rows) + row * kPartialRow<Traits>;
   }
 };
 
-// Copies rows of the partials from number `first` on, a warp a partial. What costs time is the way to L2, so they are
-// all requested at once. The copies bypass L1, which is not coherent.
+// Starts to copy rows of the partials from number `first` on, a warp a partial. What costs time is the way to L2, so
+// they are all requested at once.
 template <typename Traits>
 __device__ __forceinline__ void stage_partials(const DecodeParams& p, const CutItem& cut, int first, int first_row,
                                                const StagedPartials<Traits>& staged) {
-  using Copy = cute::SM80_CP_ASYNC_CACHEGLOBAL<cute::uint128_t>;
-  const int floats = staged.rows * kPartialRow<Traits>;
   const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
+  const int floats = staged.rows * kPartialRow<Traits>;
   for (int n = warp; n < staged.count; n += Traits::kWarps) {
-    const float* from = Partial<Traits>::at(p, cut.slot(first + n)).memory + first_row * kPartialRow<Traits>;
+    const float* from = Partial<Traits>::at(p, cut.slot(first + n)).row(first_row);
     float* to = staged.row(n, 0);
 #pragma unroll 4
     for (int i = lane * 4; i < floats; i += 32 * 4) {
-      Copy::copy(*reinterpret_cast<const cute::uint128_t*>(from + i), *reinterpret_cast<cute::uint128_t*>(to + i));
+      copy_16_bytes(to + i, from + i);
     }
   }
   cute::cp_async_fence();
-  ptx::cp_async_wait<0>();
-  __syncthreads();
 }
 
-// Folds the staged (m, l) into those of the item's rows, a warp a row and a lane a partial, and leaves each partial's
-// factor in place of its m.
+// m and l of `count` rows of the item, over all its partials, into smem.item_ml: a warp a row, a lane every 32nd
+// partial.
 template <typename Traits>
-__device__ __forceinline__ void merge_ml(const StagedPartials<Traits>& staged, typename Traits::SharedMemory& smem) {
+__device__ __forceinline__ void merge_ml(const DecodeParams& p, const CutItem& cut, int first_row, int count,
+                                         typename Traits::SharedMemory& smem) {
   const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
+  for (int row = warp; row < count; row += Traits::kWarps) {
+    float m = kMinusInfinity, l = 0.f;
+    for (int n = lane; n < cut.partials; n += 32) {
+      const float* from = Partial<Traits>::at(p, cut.slot(n)).row(first_row + row) + Traits::kHeadDim;
+      const float2 ml = __ldcg(reinterpret_cast<const float2*>(from));
+      const float new_m = fmaxf(m, ml.x);
+      l = l * rescale_factor(m, new_m) + ml.y * rescale_factor(ml.x, new_m);
+      m = new_m;
+    }
+    float row_m = m;
 #pragma unroll
-  for (int i = 0; i < kMergeRows / Traits::kWarps; ++i) {
-    const int row = i * Traits::kWarps + warp;
-    if (row >= staged.rows) break;
-    const auto before = smem.item[row];
-    float2* const part = reinterpret_cast<float2*>(staged.row(lane, row) + Traits::kHeadDim);
-    const bool exists = lane < staged.count;
-    const float2 ml = exists ? *part : float2{kMinusInfinity, 0.f};
-    float m = fmaxf(before.m, ml.x);
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
-    const float factor = rescale_factor(ml.x, m);
-    float l = ml.y * factor;
+    for (int step = 16; step > 0; step /= 2) row_m = fmaxf(row_m, __shfl_xor_sync(~0u, row_m, step));
+    l *= rescale_factor(m, row_m);
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) l += __shfl_xor_sync(~0u, l, step);
-    if (exists) part->x = factor;
-    const float scale = rescale_factor(before.m, m);
-    __syncwarp();  // all lanes have read smem.item[row]
-    if (lane == 0) smem.item[row] = {m, before.l * scale + l, scale};
+    if (lane == 0) smem.item_ml[row] = {row_m, l};
   }
-  __syncthreads();
 }
 
-// Four columns of one row: the sum over the staged partials, times their factors, in token order.
+// Four columns of one row: O of the staged partials, re-scaled to the item's m, added to `sum` one after the other.
 template <typename Traits>
-__device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& staged, int row, int column, float4 sum) {
+__device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& staged, int row, int column, float item_m,
+                                             float4 sum) {
   constexpr int kBatch = 8;  // loads under way together
   const float* part = staged.row(0, row);
   for (int n = 0; n < staged.count; n += kBatch) {
@@ -126,7 +120,7 @@ __device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& stage
       factor[i] = 0.f;
       if (n + i < staged.count) {
         o[i] = *reinterpret_cast<const float4*>(part + column);
-        factor[i] = part[Traits::kHeadDim];
+        factor[i] = rescale_factor(part[Traits::kHeadDim], item_m);
       }
     }
 #pragma unroll
@@ -138,40 +132,39 @@ __device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& stage
   return sum;
 }
 
-// The host block's work on kMergeRows rows of the item at most: all partials, as many at a time as `staging` holds,
-// re-scaled and summed in token order.
+// The host block's work on kHostRows rows of the item at most. First m of all partials, then the sum, strictly in
+// token order: how many partials `staging` holds at a time, which depends on the CTA that comes last, must not change a
+// bit.
 template <typename Traits>
 __device__ __forceinline__ void merge_rows(const DecodeParams& p, const CutItem& cut, const ItemRows& rows,
                                            int first_row, const Staging& staging, typename Traits::SharedMemory& smem) {
   using Staged = StagedPartials<Traits>;
   constexpr int kRowQuads = Traits::kHeadDim / 4;  // a thread sums four columns of a row at a time
-  constexpr int kThreadQuads = kMergeRows * kRowQuads / Traits::kThreads;
+  constexpr int kThreadQuads = kHostRows * kRowQuads / Traits::kThreads;
   constexpr int kRowStep = Traits::kThreads / kRowQuads;
+  static_assert(kThreadQuads * Traits::kThreads == kHostRows * kRowQuads);
   const int thread = ptx::thread_index_here(), thread_row = thread / kRowQuads, column = thread % kRowQuads * 4;
-  const int count = min(kMergeRows, rows.count - first_row);
-  const int capacity = min(Staged::kMaxCount, staging.floats / Staged::stride(count));
+  const int count = min(kHostRows, rows.count - first_row);
+  const int capacity = staging.floats / Staged::stride(count);
 
-  if (thread < kMergeRows) smem.item[thread] = {kMinusInfinity, 0.f, 0.f};
   float4 sum[kThreadQuads] = {};
   for (int first = 0; first < cut.partials; first += capacity) {
     const Staged staged{staging.memory, count, min(capacity, cut.partials - first)};
     stage_partials(p, cut, first, first_row, staged);
-    merge_ml(staged, smem);
+    if (first == 0) merge_ml<Traits>(p, cut, first_row, count, smem);
+    ptx::cp_async_wait<0>();
+    __syncthreads();
 #pragma unroll
     for (int q = 0; q < kThreadQuads; ++q) {
       const int row = thread_row + q * kRowStep;
-      if (row >= count) break;
-      const float scale = smem.item[row].scale;
-      sum[q] = {sum[q].x * scale, sum[q].y * scale, sum[q].z * scale, sum[q].w * scale};
-      sum[q] = sum_staged(staged, row, column, sum[q]);
+      if (row < count) sum[q] = sum_staged(staged, row, column, smem.item_ml[row].x, sum[q]);
     }
     __syncthreads();
   }
 #pragma unroll
   for (int q = 0; q < kThreadQuads; ++q) {
     const int row = thread_row + q * kRowStep;
-    if (row >= count) break;
-    store_output<Traits>(p, rows, first_row + row, column, sum[q], {smem.item[row].m, smem.item[row].l});
+    if (row < count) store_output<Traits>(p, rows, first_row + row, column, sum[q], smem.item_ml[row]);
   }
   __syncthreads();
 }
@@ -179,7 +172,9 @@ __device__ __forceinline__ void merge_rows(const DecodeParams& p, const CutItem&
 template <typename Traits>
 __device__ __forceinline__ void merge_partials(const DecodeParams& p, const CutItem& cut, const ItemRows& rows,
                                                const Staging& staging, typename Traits::SharedMemory& smem) {
-  for (int row = 0; row < rows.count; row += kMergeRows) merge_rows<Traits>(p, cut, rows, row, staging, smem);
+  // Else the loop over partials would not end.
+  static_assert(sizeof(Traits::SharedMemory::merge) / sizeof(float) >= StagedPartials<Traits>::stride(kHostRows));
+  for (int row = 0; row < rows.count; row += kHostRows) merge_rows<Traits>(p, cut, rows, row, staging, smem);
 }
 
 }  // namespace leanattn

@@ -143,7 +143,7 @@ struct SpanCursor {
       item = 0;
       do {
         item_tiles = line.item_tiles(++seq);
-      } while (item_tiles == 0);
+      } while (item_tiles == 0 && seq + 1 < line.batch);
     }
   }
 

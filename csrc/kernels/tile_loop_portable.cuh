@@ -41,13 +41,15 @@ class TileLoop {
     return cute::make_tensor(output_.data(), ThreadRowsLayout<kColumnAtoms>{});
   }
 
+  __device__ __forceinline__ void begin_span() {
+    state.clear();
+    cute::clear(output_);
+  }
+
   // `query`: [rows, head_dim] in shared memory, QueryLayout. It stays valid until the end of the span.
-  __device__ __forceinline__ void begin_span(const Element* query) {
-    using namespace cute;
+  __device__ __forceinline__ void set_query(const Element* query) {
     query_memory_ = query;
     if constexpr (Traits::kQueryInRegisters) load_query(query_);
-    state.clear();
-    clear(output_);
   }
 
   // Folds in a tile of which `visible` tokens, counted from this warp's first one, belong to the sequence.

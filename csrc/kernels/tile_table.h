@@ -25,6 +25,9 @@ constexpr int32_t kCudaItemCost = 1;
 // tokens.
 constexpr int32_t kCpuTileTokens = 64;
 
+// CPU: a thread switches items in a small part of the time of a tile, so nothing is charged for it.
+constexpr int32_t kCpuItemCost = 0;
+
 // A group of query rows in as few items as possible, of equal size.
 struct RowBlocks {
   int32_t row_blocks, block_rows;

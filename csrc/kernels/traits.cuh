@@ -11,7 +11,7 @@
 namespace leanattn {
 
 // Rows that the host block merges at a time: their sums are 16 registers a thread at head_dim 128.
-constexpr int kMergeRows = 16;
+constexpr int kHostRows = 16;
 
 template <typename Element_, int kHeadDim_, int kRows_>
 struct PortableTraits {
@@ -29,12 +29,8 @@ struct PortableTraits {
   // 16 rows of Q fit into registers (32 of them at head_dim 128); 32 rows beside 128 registers of O do not.
   static constexpr bool kQueryInRegisters = kRows <= 16;
 
-  // The warps' O are summed through shared memory in slices of columns: a buffer for all of them at once
-  // would cost a stage of the ring.
-  static constexpr int kMergeColumns = kRows <= 16 ? 64 : 16;
-
   static_assert(kWarpTokens % 16 == 0, "a warp's tokens are the K of the P x V MMA");
-  static_assert(kRows % 16 == 0 && kHeadDim % kMergeColumns == 0 && kMergeColumns % 16 == 0);
+  static_assert(kRows % 16 == 0, "rows are the M of the MMA");
 
   using MmaAtom =
       std::conditional_t<std::is_same_v<Element, cutlass::half_t>, cute::MMA_Atom<cute::SM80_16x8x16_F32F16F16F32_TN>,
@@ -62,33 +58,33 @@ struct PortableTraits {
   // Everything but the ring, [warp, stage, K|V, kWarpTokens, head_dim], and its queries, [stage, kRows, head_dim],
   // which follow.
   struct SharedMemory {
-    // Row stride of kMergeColumns + 8 floats: the eight rows that a warp stores at once fall into different banks.
-    static constexpr int kMergeStride = kMergeColumns + 8;
+    // The warps' O are summed through shared memory, eight rows of every warp at a time: all rows at once would cost a
+    // stage of the ring. The eight floats beside head_dim let the rows fall into different banks.
+    static constexpr int kMergeRows = 8;
+    static constexpr int kMergeStride = kHeadDim + 8;
 
-    alignas(16) float merge[kWarps][kRows][kMergeStride];
-    float2 warp_ml[kWarps][kRows];  // m (log2 units) and l of every warp
-    float2 span_ml[kRows];          // ... and of all warps together
-    struct {
-      float m, l;                       // of the partials merged so far
-      float scale;                      // of their O, to the present m
-    } item[kMergeRows];                 // stage 3
+    alignas(16) float merge[kWarps][kMergeRows][kMergeStride];
+    float2 warp_ml[kWarps][kRows];      // m (log2 units) and l of every warp
+    float2 span_ml[kRows];              // ... and of all warps together
+    float2 item_ml[kHostRows];          // stage 3: ... and of all partials of an item
     int32_t scan[kWarps];               // stage 1: units of each warp's sequences
     int32_t located_seq, located_line;  // stage 1: where the CTA's share begins
     uint32_t ticket;                    // stage 3
   };
   static constexpr int kFixedBytes = (int(sizeof(SharedMemory)) + 127) / 128 * 128;
 
-  // Two stages are the least that overlaps a load with work (the 99 KiB of sm_86 and sm_89 hold two). An H200 would
-  // hold six, but with more than three tiles in flight an SM the memory system only queues them, and serves the SMs
-  // less evenly: 268 MB in 70.3 us with four stages, 71.8 with five, 73.3 with six, 69.4 with three, which loses
-  // elsewhere.
+  // Two stages are the least that overlaps a load with work. With more than three tiles in flight an SM, the memory
+  // system of an H200 only queues them, and serves the SMs less evenly (docs/tuning.md).
   static constexpr int kMinStages = 2;
   static constexpr int kMaxStages = 4;
   static constexpr int stages(int shared_memory_bytes) {
     const int fit = (shared_memory_bytes - kFixedBytes) / kStageBytes;
     return fit > kMaxStages ? kMaxStages : fit;
   }
+  // What any GPU from sm_80 on gives a CTA (sm_86, sm_89, sm_120) must do.
+  static constexpr int kLeastSharedMemory = 99 * 1024;
   static constexpr int shared_memory_bytes(int num_stages) { return kFixedBytes + num_stages * kStageBytes; }
+  static_assert(kFixedBytes + kMinStages * kStageBytes <= kLeastSharedMemory);
 };
 
 }  // namespace leanattn

@@ -22,49 +22,40 @@ template <typename Traits, typename Emit>
 __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Traits::SharedMemory& smem, int rows,
                                             const Emit& emit) {
   using Loop = TileLoop<Traits>;
-  const int warp = threadIdx.x / 32;
+  const int thread = ptx::thread_index_here(), warp = thread / 32;
+  const int lane_row = thread % 32 / 4, lane_column = thread % 4 * 2;  // in every 8 x 8 block of an accumulator
   loop.state.finish();
 #pragma unroll
   for (int r = 0; r < Loop::kThreadRows; ++r) {
-    if (threadIdx.x % 4 == 0) smem.warp_ml[warp][Loop::row(r)] = {loop.state.m[r], loop.state.l[r]};
+    if (thread % 4 == 0) smem.warp_ml[warp][Loop::first_row(r) + lane_row] = {loop.state.m[r], loop.state.l[r]};
   }
   __syncthreads();
 
   auto output = loop.output();
+  constexpr int kRowQuads = Traits::kHeadDim / 4;
 #pragma unroll
   for (int r = 0; r < Loop::kThreadRows; ++r) {
-    if (Loop::first_row(r) >= rows) break;
-    const float2 ml = merged_ml<Traits>(smem, Loop::row(r));
-    if (warp == 0 && threadIdx.x % 4 == 0) smem.span_ml[Loop::row(r)] = ml;
+    const int first_row = Loop::first_row(r);
+    if (first_row >= rows) break;  // the padding of a small group
+    const float2 ml = merged_ml<Traits>(smem, first_row + lane_row);
+    if (warp == 0 && thread % 4 == 0) smem.span_ml[first_row + lane_row] = ml;
     const float factor = rescale_factor(loop.state.m[r], ml.x);
+    float* const to = &smem.merge[warp][lane_row][lane_column];
 #pragma unroll
-    for (int c = 0; c < Loop::kThreadColumns; ++c) output(r, c) *= factor;
-  }
-
-  constexpr int kQuads = Traits::kMergeColumns / 4;         // float4s of a row in a slice of columns
-  constexpr int kSliceColumns = Traits::kMergeColumns / 4;  // a thread's columns in a slice: every fourth pair
-#pragma unroll
-  for (int slice = 0; slice < Traits::kHeadDim / Traits::kMergeColumns; ++slice) {
-#pragma unroll
-    for (int r = 0; r < Loop::kThreadRows; ++r) {
-      if (Loop::first_row(r) >= rows) break;  // the padding of a small group
-#pragma unroll
-      for (int c = 0; c < kSliceColumns; c += 2) {
-        float* to = &smem.merge[warp][Loop::row(r)][Loop::column(c)];
-        const int from = slice * kSliceColumns + c;
-        *reinterpret_cast<float2*>(to) = {output(r, from), output(r, from + 1)};
-      }
+    for (int c = 0; c < Loop::kThreadColumns; c += 2) {
+      *reinterpret_cast<float2*>(to + c / 2 * 8) = {output(r, c) * factor, output(r, c + 1) * factor};
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < rows * kQuads; i += Traits::kThreads) {
-      const int row = i / kQuads, column = i % kQuads * 4;
+    const int count = min(Traits::SharedMemory::kMergeRows, rows - first_row);
+    for (int i = thread; i < count * kRowQuads; i += Traits::kThreads) {
+      const int row = i / kRowQuads, column = i % kRowQuads * 4;
       float4 sum{};
 #pragma unroll
       for (int w = 0; w < Traits::kWarps; ++w) {
         const float4 part = *reinterpret_cast<const float4*>(&smem.merge[w][row][column]);
         sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
       }
-      emit(row, slice * Traits::kMergeColumns + column, sum, smem.span_ml[row]);
+      emit(first_row + row, column, sum, smem.span_ml[first_row + row]);
     }
     __syncthreads();
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -188,7 +189,9 @@ def test_lengths_are_clamped_to_the_cache() -> None:
         ({"items_per_seq": -1}, "items_per_seq"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 2**31 - 64}, "max_tokens: expected 0..2147483583, got 2147483584"),
-        ({"item_cost": -1}, "item_cost"),
+        ({"item_cost": -1}, "item_cost: expected 0..1048576, got -1"),
+        ({"item_cost": 2**20 + 1}, "item_cost: expected 0..1048576, got 1048577"),
+        ({"seqlens": (1,) * 5, "items_per_seq": 2**31 - 1, "item_cost": 2**20}, "2\\^31 or more"),
         ({"seqlens": (2**31 - 100,) * 65, "max_tokens": 2**31 - 100}, "2\\^31 or more"),
     ],
 )
@@ -202,6 +205,27 @@ def test_bad_arguments_are_refused(change: dict[str, object], message: str) -> N
 def test_a_worker_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"worker: expected 0\.\.1, got 2"):
         Schedule((5,), 1, 64, 100, 2).worker_spans(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Shares(5, 0), r"workers: expected 1\.\.1024, got 0"),
+        (lambda: Shares(5, 1025), r"workers: expected 1\.\.1024, got 1025"),
+        (lambda: Shares(-1, 8), "total_units: expected 0 or more, got -1"),
+        (lambda: Shares(5, 8).worker_of(6), "unit: expected one of the line's 5, got 6"),
+        (lambda: Shares(0, 8).worker_of(0), "unit: expected one of the line's 0, got 0"),
+        (lambda: Shares(5, 8).worker_of(-1), "unit: .*got -1"),
+        (lambda: Shares(5, 8).begin(9), r"worker: expected 0\.\.8, got 9"),
+        (lambda: Shares(5, 8).size(8), r"worker: expected 0\.\.7, got 8"),
+        (lambda: schedule.row_blocks(0), r"group: expected 1\.\.2147483615, got 0"),
+        (lambda: schedule.row_blocks(2**31 - 1), "group: .*got 2147483647"),
+        (lambda: schedule.partial_slots(2**30), "workers: .*got 1073741824"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @pytest.mark.parametrize("group", [1, 8, 32, 33, 64, 71, 128])

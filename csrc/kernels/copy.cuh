@@ -1,0 +1,22 @@
+// cp.async of 16 bytes, from global to shared memory, past L1: what is read once is not worth a place there, and what
+// another CTA wrote must not come from there.
+#pragma once
+
+#include <cute/tensor.hpp>
+
+namespace leanattn {
+
+template <typename T>
+__device__ __forceinline__ void copy_16_bytes(T* to, const T* from) {
+  cute::SM80_CP_ASYNC_CACHEGLOBAL<cute::uint128_t>::copy(*reinterpret_cast<const cute::uint128_t*>(from),
+                                                         *reinterpret_cast<cute::uint128_t*>(to));
+}
+
+// Zeros, and no read, unless `exists`.
+template <typename T>
+__device__ __forceinline__ void copy_or_zero(T* to, const T* from, bool exists) {
+  cute::SM80_CP_ASYNC_CACHEGLOBAL_ZFILL<cute::uint128_t>::copy(*reinterpret_cast<const cute::uint128_t*>(from),
+                                                               *reinterpret_cast<cute::uint128_t*>(to), exists);
+}
+
+}  // namespace leanattn

@@ -1,0 +1,23 @@
+// Which query rows an item is about.
+#pragma once
+
+#include "params.h"
+
+namespace leanattn {
+
+// Where the query rows of an item are.
+struct ItemRows {
+  int32_t seq;
+  int32_t kv_head;
+  int32_t first_head;  // query head of the item's row 0
+  int32_t count;       // rows of this item: the last query block of a group may have fewer
+
+  __device__ __forceinline__ static ItemRows of(const DecodeParams& p, int32_t seq, int32_t item) {
+    const int32_t kv_head = p.row_blocks == 1 ? item : item / p.row_blocks;
+    const int32_t block = item - kv_head * p.row_blocks;
+    const int32_t row = block * p.block_rows;
+    return {seq, kv_head, kv_head * p.group + row, min(p.block_rows, p.group - row)};
+  }
+};
+
+}  // namespace leanattn
