@@ -80,28 +80,47 @@ __device__ __forceinline__ void stage_partials(const DecodeParams& p, const CutI
   cute::cp_async_fence();
 }
 
-// m and l of `count` rows of the item, over all its partials, into smem.item_ml: a warp a row, a lane every 32nd
-// partial.
+// m and l of `count` rows of the item, over all its partials, into smem.item_ml: a lane takes every 32nd partial of its
+// warp's rows. The loads of all rows are under way together.
 template <typename Traits>
 __device__ __forceinline__ void merge_ml(const DecodeParams& p, const CutItem& cut, int first_row, int count,
                                          typename Traits::SharedMemory& smem) {
+  constexpr int kWarpRows = kHostRows / Traits::kWarps;
   const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
-  for (int row = warp; row < count; row += Traits::kWarps) {
-    float m = kMinusInfinity, l = 0.f;
-    for (int n = lane; n < cut.partials; n += 32) {
-      const float* from = Partial<Traits>::at(p, cut.slot(n)).row(first_row + row) + Traits::kHeadDim;
-      const float2 ml = __ldcg(reinterpret_cast<const float2*>(from));
-      const float new_m = fmaxf(m, ml.x);
-      l = l * rescale_factor(m, new_m) + ml.y * rescale_factor(ml.x, new_m);
-      m = new_m;
+  float m[kWarpRows], l[kWarpRows];
+#pragma unroll
+  for (int i = 0; i < kWarpRows; ++i) {
+    m[i] = kMinusInfinity;
+    l[i] = 0.f;
+  }
+#pragma unroll 2
+  for (int n = lane; n < cut.partials; n += 32) {
+    const Partial<Traits> partial = Partial<Traits>::at(p, cut.slot(n));
+    float2 ml[kWarpRows];
+#pragma unroll
+    for (int i = 0; i < kWarpRows; ++i) {
+      const int row = i * Traits::kWarps + warp;
+      ml[i] = {kMinusInfinity, 0.f};
+      if (row < count) {
+        ml[i] = __ldcg(reinterpret_cast<const float2*>(partial.row(first_row + row) + Traits::kHeadDim));
+      }
     }
-    float row_m = m;
+#pragma unroll
+    for (int i = 0; i < kWarpRows; ++i) {
+      const float new_m = fmaxf(m[i], ml[i].x);
+      l[i] = l[i] * rescale_factor(m[i], new_m) + ml[i].y * rescale_factor(ml[i].x, new_m);
+      m[i] = new_m;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kWarpRows; ++i) {
+    float row_m = m[i];
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) row_m = fmaxf(row_m, __shfl_xor_sync(~0u, row_m, step));
-    l *= rescale_factor(m, row_m);
+    float row_l = l[i] * rescale_factor(m[i], row_m);
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) l += __shfl_xor_sync(~0u, l, step);
-    if (lane == 0) smem.item_ml[row] = {row_m, l};
+    for (int step = 16; step > 0; step /= 2) row_l += __shfl_xor_sync(~0u, row_l, step);
+    if (lane == 0) smem.item_ml[i * Traits::kWarps + warp] = {row_m, row_l};
   }
 }
 
