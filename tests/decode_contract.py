@@ -184,6 +184,14 @@ class DecodeContract:
         for seed in range(1, 11):
             assert all(map(torch.equal, decode_debug(inputs, workers, delay_seed=seed), expected))
 
+    @pytest.mark.parametrize("group", [4, 16, 32])
+    def test_which_worker_merges_does_not_matter(self, device: torch.device, group: int) -> None:
+        """Items of many partials, whose last worker is sometimes one that has another span to do after it."""
+        inputs = make_inputs((3000, 2100), device=device, heads=(2 * group, 2), head_dim=128)
+        expected = ops.decode_lse(*inputs.tensors(), num_workers=90)
+        for seed in range(1, 21):
+            assert all(map(torch.equal, decode_debug(inputs, 90, delay_seed=seed), expected))
+
     def test_same_bits_in_every_run(self, device: torch.device) -> None:
         inputs = make_inputs(RAGGED, device=device)
         expected = leanattn.decode(*inputs.tensors())
