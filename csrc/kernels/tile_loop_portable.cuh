@@ -30,9 +30,8 @@ class TileLoop {
   static constexpr int kThreadRows = 2 * kRowAtoms;
   static constexpr int kThreadColumns = 2 * kColumnAtoms;
 
-  // Row of the item, and column of head_dim, of this thread's accumulator element (r, c).
-  __device__ __forceinline__ static int first_row(int r) { return r / 2 * 16 + r % 2 * 8; }  // of the warp's lanes
-  __device__ __forceinline__ static int row(int r) { return first_row(r) + int(threadIdx.x) % 32 / 4; }
+  // First row of the eight that the warp's lanes hold as r, and column of this thread's element c.
+  __device__ __forceinline__ static int first_row(int r) { return r / 2 * 16 + r % 2 * 8; }
   __device__ __forceinline__ static int column(int c) { return c / 2 * 8 + int(threadIdx.x) % 4 * 2 + c % 2; }
 
   SoftmaxState<kThreadRows> state;
