@@ -24,13 +24,12 @@ namespace {
 using torch::stable::Tensor;
 
 DeviceLimits query_limits(int32_t device) {
-  DeviceLimits limits{device, 0, 0};
+  DeviceLimits limits{device, 0, 0, 0};
   check_cuda(cudaDeviceGetAttribute(&limits.sm_count, cudaDevAttrMultiProcessorCount, device), "SM count");
   check_cuda(cudaDeviceGetAttribute(&limits.shared_memory_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "shared memory size");
-  int major = 0;
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check_argument(major >= 8, "q: its GPU has compute capability ", major, ".x, expected 8.0 or higher");
+  check_cuda(cudaDeviceGetAttribute(&limits.major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+  check_argument(limits.major >= 8, "q: its GPU has compute capability ", limits.major, ".x, expected 8.0 or higher");
   return limits;
 }
 
@@ -55,8 +54,8 @@ Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
 }  // namespace
 
 void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
-  const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim);
-  check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
+  const DecodeKernel* portable = find_decode_kernel(Body::kPortable, p.dtype, p.head_dim);
+  check_argument(portable != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
                  "expected head_dim 64 or 128, float16 or bfloat16");
   const torch::stable::accelerator::DeviceGuard guard(device);
   const DeviceLimits& limits = device_limits(device);
@@ -71,7 +70,11 @@ void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
 
   const cudaStream_t stream = current_stream(device);
   p.workspace.tickets = lease_tickets(device, stream);
-  check_cuda(kernel->launch(p, limits, stream), "launch of the decode kernel");
+  const DecodeKernel* hopper =
+      limits.major == 9 && !p.debug.portable ? find_decode_kernel(Body::kHopper, p.dtype, p.head_dim) : nullptr;
+  cudaError_t error = hopper != nullptr ? hopper->launch(p, limits, stream) : cudaErrorNotSupported;
+  if (error == cudaErrorNotSupported) error = portable->launch(p, limits, stream);
+  check_cuda(error, "launch of the decode kernel");
 }
 
 }  // namespace leanattn

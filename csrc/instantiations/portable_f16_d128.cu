@@ -1,6 +1,6 @@
-#include "kernels/launch.cuh"
+#include "kernels/launch_portable.cuh"
 #include "manifest.h"
 
 namespace leanattn {
-const DecodeKernel portable_f16_d128{DType::kFloat16, 128, launch_portable<cutlass::half_t, 128>};
+const DecodeKernel portable_f16_d128{Body::kPortable, DType::kFloat16, 128, launch_portable<cutlass::half_t, 128>};
 }

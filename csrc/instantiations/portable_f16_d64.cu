@@ -1,6 +1,6 @@
-#include "kernels/launch.cuh"
+#include "kernels/launch_portable.cuh"
 #include "manifest.h"
 
 namespace leanattn {
-const DecodeKernel portable_f16_d64{DType::kFloat16, 64, launch_portable<cutlass::half_t, 64>};
+const DecodeKernel portable_f16_d64{Body::kPortable, DType::kFloat16, 64, launch_portable<cutlass::half_t, 64>};
 }

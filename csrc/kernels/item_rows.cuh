@@ -20,4 +20,25 @@ struct ItemRows {
   }
 };
 
+// What is to be done with the result of a span. The producer, which has time, works it out for the warps that compute.
+struct SpanTask {
+  ItemRows rows;
+  bool whole_item;     // the result is the output; else it is a partial:
+  int32_t slot;        // its place in the workspace
+  int32_t partial;     // its number among the item's
+  CutItem cut;
+  MergeGroups groups;
+
+  __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Shares& shares, int32_t worker,
+                                                const Span& span, const ItemRows& rows) {
+    SpanTask task{rows, span.whole_item(), partial_slot(worker, span), 0, {}, {}};
+    if (!task.whole_item) {
+      task.cut = CutItem::of(shares, span);
+      task.partial = worker - task.cut.first_worker;
+      task.groups = MergeGroups::of(task.cut.partials);
+    }
+    return task;
+  }
+};
+
 }  // namespace leanattn

@@ -1,7 +1,8 @@
-// From parameters to a kernel launch; included by the instantiation files.
+// From parameters to a kernel launch, for every body.
 #pragma once
 
 #include <mutex>
+#include <type_traits>
 
 #include "decode_kernel.cuh"
 #include "launch.h"
@@ -38,11 +39,12 @@ cudaError_t find_kernel_state(const DeviceLimits& device, KernelState& result) {
 }
 
 template <typename Traits>
-cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
+cudaError_t launch_decode(const DecodeParams& params, const typename Traits::Source& source, const DeviceLimits& device,
+                          cudaStream_t stream) {
   KernelState state;
   const cudaError_t error = find_kernel_state<Traits>(device, state);
   if (error != cudaSuccess) return error;
-  const int stages = Traits::stages(device.shared_memory_bytes);
+  const int stages = Traits::stages(device.shared_memory_bytes, Traits::kMostStages);
 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -54,14 +56,17 @@ cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = state.dependent_launch ? 1 : 0;
-  return cudaLaunchKernelEx(&config, decode_kernel<Traits>, params, stages);
+  return cudaLaunchKernelEx(&config, decode_kernel<Traits>, params, source, stages);
 }
 
-template <typename Element, int kHeadDim>
-cudaError_t launch_portable(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
-  // Most groups are at most 16 rows, and half the accumulator registers then do.
-  return params.block_rows <= 16 ? launch_decode<PortableTraits<Element, kHeadDim, 16>>(params, device, stream)
-                                 : launch_decode<PortableTraits<Element, kHeadDim, 32>>(params, device, stream);
+// Calls launch_with(kRows as a std::integral_constant), with as few rows of padding as there can be: each costs MMAs,
+// exponentials and registers.
+template <typename LaunchWith>
+cudaError_t with_rows(int32_t block_rows, const LaunchWith& launch_with) {
+  if (block_rows <= 8) return launch_with(std::integral_constant<int, 8>{});
+  if (block_rows <= 16) return launch_with(std::integral_constant<int, 16>{});
+  static_assert(tile_table::kMaxBlockRows == 32);
+  return launch_with(std::integral_constant<int, 32>{});
 }
 
 }  // namespace leanattn

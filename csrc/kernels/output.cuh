@@ -36,8 +36,8 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
     const ItemRows rows{seq, 0, 0, p.num_kv_heads * p.group};  // all heads
-    for (int i = int(threadIdx.x) * 4; i < rows.count * Traits::kHeadDim; i += Traits::kThreads * 4) {
-      store_output<Traits>(p, rows, i / Traits::kHeadDim, i % Traits::kHeadDim, {}, {kMinusInfinity, 0.f});
+    for (int i = int(threadIdx.x) * 4; i < rows.count * Traits::kHeadDim; i += Traits::kComputeThreads * 4) {
+      store_output<Traits>(p, rows, i / Traits::kHeadDim, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
     }
   }
 }

@@ -1,199 +1,154 @@
 // Stage 3: the host-block reduction. Every span of a cut item leaves a partial (m, l, O) in the workspace and takes a
 // ticket. Whoever takes the last ticket is the host block: all partials are there, and it merges them in token order.
 // Nobody waits for another CTA, so it needs neither co-residency nor flags to clear; the ticket wraps to zero by
-// itself. The order of the merge is that of the tokens, not of arrival: the same bits on every run.
+// itself. An item of many partials is merged in two levels, each with its own tickets: groups of neighbours first, then
+// the groups (MergeGroups). The order of the sums is that of the tokens and not of arrival: the same bits on every run.
 #pragma once
 
-#include "copy.cuh"
 #include "output.cuh"
 #include "ptx.cuh"
 #include "softmax_state.cuh"
+#include "traits.cuh"
 
 namespace leanattn {
 
-// A row of a partial: head_dim floats of O, then m and l, filled up to 16 bytes so that whole partials can be copied.
-template <typename Traits>
-constexpr int kPartialRow = Traits::kHeadDim + kPartialRowExtra;
-
-// A partial in the workspace, [block_rows, kPartialRow].
+// A partial in the workspace, [block_rows, head_dim + kPartialRowExtra]: rows of O, each followed by its m and l.
 template <typename Traits>
 struct Partial {
+  static constexpr int kRow = Traits::kHeadDim + kPartialRowExtra;
   float* memory;
 
   __device__ __forceinline__ static Partial at(const DecodeParams& p, int32_t slot) {
     return {p.workspace.partials + slot * p.partial_floats()};
   }
-  __device__ __forceinline__ float* row(int row) const { return memory + row * kPartialRow<Traits>; }
-  __device__ __forceinline__ void store(int row_index, int column, float4 o, float2 ml) const {
-    float* to = row(row_index);
-    *reinterpret_cast<float4*>(to + column) = o;
-    if (column == 0) *reinterpret_cast<float4*>(to + Traits::kHeadDim) = {ml.x, ml.y, 0.f, 0.f};
+  __device__ __forceinline__ float4& o(int row, int column) const {
+    return *reinterpret_cast<float4*>(memory + row * kRow + column);
+  }
+  __device__ __forceinline__ float2& ml(int row) const {
+    return *reinterpret_cast<float2*>(memory + row * kRow + Traits::kHeadDim);
+  }
+  __device__ __forceinline__ void store(int row, int column, float4 value, float2 row_ml) const {
+    o(row, column) = value;
+    if (column == 0) ml(row) = row_ml;
   }
 };
 
-// True in exactly one of the CTAs that share the item: the last one. All threads call it.
+// True in exactly one of the `count` CTAs that take the ticket: the last one. All threads that compute call it.
 template <typename Traits>
-__device__ __forceinline__ bool is_host_block(const DecodeParams& p, const CutItem& cut,
-                                              typename Traits::SharedMemory& smem) {
-  __syncthreads();  // the whole partial is written before the ticket is taken
+__device__ __forceinline__ bool arrives_last(const DecodeParams& p, int32_t ticket, int32_t count,
+                                             typename Traits::SharedMemory& smem) {
+  ptx::named_barrier_sync<Traits::kComputeThreads>();  // the whole partial is written before the ticket is taken
   if (threadIdx.x == 0) {
-    smem.ticket = ptx::atomic_inc_acq_rel(p.workspace.tickets + cut.first_worker, uint32_t(cut.partials - 1));
+    smem.ticket = ptx::atomic_inc_acq_rel(p.workspace.tickets + ticket, uint32_t(count - 1));
   }
-  __syncthreads();
-  return smem.ticket == uint32_t(cut.partials - 1);
+  ptx::named_barrier_sync<Traits::kComputeThreads>();
+  return smem.ticket == uint32_t(count - 1);
 }
 
-// Shared memory in which the host block collects partials.
+// The partials of an item that are merged together: every `step`-th in token order.
+template <typename Traits>
+struct PartialList {
+  const DecodeParams& params;
+  CutItem cut;
+  int32_t first, step, count;  // count is at most MergeGroups::kMaxMerged
+
+  __device__ __forceinline__ Partial<Traits> operator[](int32_t i) const {
+    return Partial<Traits>::at(params, cut.slot(first + i * step));
+  }
+  __device__ __forceinline__ int32_t floats() const { return int32_t(params.partial_floats()); }
+};
+
+// Shared memory for partials, into which they are copied all at once while the ring is idle; no capacity while it is
+// not.
 struct Staging {
-  float* memory;
-  int floats;
+  float* memory;      // [capacity, block_rows, Partial::kRow]
+  int32_t capacity;   // partials
+  uint64_t* barrier;  // completes when the copies have landed
+  uint32_t parity;
 };
 
-// Rows of some partials of an item in shared memory, each [rows, kPartialRow].
+// m and l of the item's rows over all partials of the list, and the factor of each partial's O: a lane a partial, a
+// warp every fourth row. The rows of a warp are under way together.
 template <typename Traits>
-struct StagedPartials {
-  float* memory;
-  int rows, count;
-
-  // Four floats more than the rows take, so that neighbouring partials begin in different banks.
-  __host__ __device__ static constexpr int stride(int rows) { return rows * kPartialRow<Traits> + 4; }
-  __device__ __forceinline__ float* row(int n, int row) const {
-    return memory + n * stride(rows) + row * kPartialRow<Traits>;
-  }
-};
-
-// Starts to copy rows of the partials from number `first` on, a warp a partial. What costs time is the way to L2, so
-// they are all requested at once.
-template <typename Traits>
-__device__ __forceinline__ void stage_partials(const DecodeParams& p, const CutItem& cut, int first, int first_row,
-                                               const StagedPartials<Traits>& staged) {
-  const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
-  const int floats = staged.rows * kPartialRow<Traits>;
-  for (int n = warp; n < staged.count; n += Traits::kWarps) {
-    const float* from = Partial<Traits>::at(p, cut.slot(first + n)).row(first_row);
-    float* to = staged.row(n, 0);
-#pragma unroll 4
-    for (int i = lane * 4; i < floats; i += 32 * 4) {
-      copy_16_bytes(to + i, from + i);
-    }
-  }
-  cute::cp_async_fence();
-}
-
-// m and l of `count` rows of the item, over all its partials, into smem.item_ml: a lane takes every 32nd partial of its
-// warp's rows. The loads of all rows are under way together.
-template <typename Traits>
-__device__ __forceinline__ void merge_ml(const DecodeParams& p, const CutItem& cut, int first_row, int count,
+__device__ __forceinline__ void merge_ml(const PartialList<Traits>& list, int rows,
                                          typename Traits::SharedMemory& smem) {
-  constexpr int kWarpRows = kHostRows / Traits::kWarps;
+  constexpr int kWarpRows = Traits::kRows / Traits::kWarps;
+  static_assert(MergeGroups::kMaxMerged == 32);
   const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
-  float m[kWarpRows], l[kWarpRows];
+  const Partial<Traits> partial = list[min(lane, list.count - 1)];
+  float2 ml[kWarpRows];
 #pragma unroll
   for (int i = 0; i < kWarpRows; ++i) {
-    m[i] = kMinusInfinity;
-    l[i] = 0.f;
-  }
-#pragma unroll 2
-  for (int n = lane; n < cut.partials; n += 32) {
-    const Partial<Traits> partial = Partial<Traits>::at(p, cut.slot(n));
-    float2 ml[kWarpRows];
-#pragma unroll
-    for (int i = 0; i < kWarpRows; ++i) {
-      const int row = i * Traits::kWarps + warp;
-      ml[i] = {kMinusInfinity, 0.f};
-      if (row < count) {
-        ml[i] = __ldcg(reinterpret_cast<const float2*>(partial.row(first_row + row) + Traits::kHeadDim));
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kWarpRows; ++i) {
-      const float new_m = fmaxf(m[i], ml[i].x);
-      l[i] = l[i] * rescale_factor(m[i], new_m) + ml[i].y * rescale_factor(ml[i].x, new_m);
-      m[i] = new_m;
-    }
+    const int row = i * Traits::kWarps + warp;
+    ml[i] = {kNoMaximum, 0.f};
+    if (row < rows && lane < list.count) ml[i] = __ldcg(&partial.ml(row));
   }
 #pragma unroll
   for (int i = 0; i < kWarpRows; ++i) {
-    float row_m = m[i];
+    const int row = i * Traits::kWarps + warp;
+    float m = ml[i].x;
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) row_m = fmaxf(row_m, __shfl_xor_sync(~0u, row_m, step));
-    float row_l = l[i] * rescale_factor(m[i], row_m);
+    for (int step = 16; step > 0; step /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
+    const float factor = rescale_factor(ml[i].x, m);
+    float l = ml[i].y * factor;
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) row_l += __shfl_xor_sync(~0u, row_l, step);
-    if (lane == 0) smem.item_ml[i * Traits::kWarps + warp] = {row_m, row_l};
+    for (int step = 16; step > 0; step /= 2) l += __shfl_xor_sync(~0u, l, step);
+    smem.factor(lane, row) = factor;
+    if (lane == 0) smem.merged_ml[row] = {m, l};
   }
 }
 
-// Four columns of one row: O of the staged partials, re-scaled to the item's m, added to `sum` one after the other.
-template <typename Traits>
-__device__ __forceinline__ float4 sum_staged(const StagedPartials<Traits>& staged, int row, int column, float item_m,
-                                             float4 sum) {
-  constexpr int kBatch = 8;  // loads under way together
-  const float* part = staged.row(0, row);
-  for (int n = 0; n < staged.count; n += kBatch) {
-    float4 o[kBatch];
-    float factor[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i, part += StagedPartials<Traits>::stride(staged.rows)) {
-      o[i] = {};
-      factor[i] = 0.f;
-      if (n + i < staged.count) {
-        o[i] = *reinterpret_cast<const float4*>(part + column);
-        factor[i] = rescale_factor(part[Traits::kHeadDim], item_m);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      sum = {sum.x + o[i].x * factor[i], sum.y + o[i].y * factor[i], sum.z + o[i].z * factor[i],
-             sum.w + o[i].w * factor[i]};
-    }
-  }
-  return sum;
-}
-
-// The host block's work on kHostRows rows of the item at most. First m of all partials, then the sum, strictly in
-// token order: how many partials `staging` holds at a time, which depends on the CTA that comes last, must not change a
-// bit.
-template <typename Traits>
-__device__ __forceinline__ void merge_rows(const DecodeParams& p, const CutItem& cut, const ItemRows& rows,
-                                           int first_row, const Staging& staging, typename Traits::SharedMemory& smem) {
-  using Staged = StagedPartials<Traits>;
-  constexpr int kRowQuads = Traits::kHeadDim / 4;  // a thread sums four columns of a row at a time
-  constexpr int kThreadQuads = kHostRows * kRowQuads / Traits::kThreads;
-  constexpr int kRowStep = Traits::kThreads / kRowQuads;
-  static_assert(kThreadQuads * Traits::kThreads == kHostRows * kRowQuads);
+// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. First
+// the factors, then the sum, strictly in token order: where the partials are read from, which depends on the CTA that
+// comes last, must not change a bit. What costs time is the way to L2, so all that fits is requested at once.
+template <typename Traits, typename Emit>
+__device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, int rows, Staging& staging,
+                                               typename Traits::SharedMemory& smem, const Emit& emit) {
+  constexpr int kRowQuads = Traits::kHeadDim / 4;
+  constexpr int kRowStep = Traits::kComputeThreads / kRowQuads;
+  constexpr int kThreadRows = Traits::kRows / kRowStep;  // four columns of each
   const int thread = ptx::thread_index_here(), thread_row = thread / kRowQuads, column = thread % kRowQuads * 4;
-  const int count = min(kHostRows, rows.count - first_row);
-  const int capacity = staging.floats / Staged::stride(count);
-
-  float4 sum[kThreadQuads] = {};
-  for (int first = 0; first < cut.partials; first += capacity) {
-    const Staged staged{staging.memory, count, min(capacity, cut.partials - first)};
-    stage_partials(p, cut, first, first_row, staged);
-    if (first == 0) merge_ml<Traits>(p, cut, first_row, count, smem);
-    ptx::cp_async_wait<0>();
-    __syncthreads();
-#pragma unroll
-    for (int q = 0; q < kThreadQuads; ++q) {
-      const int row = thread_row + q * kRowStep;
-      if (row < count) sum[q] = sum_staged(staged, row, column, smem.item_ml[row].x, sum[q]);
+  float4 sum[kThreadRows] = {};
+  const int32_t chunk = staging.capacity > 0 ? staging.capacity : list.count;
+  for (int32_t first = 0; first < list.count; first += chunk) {
+    const int32_t end = min(first + chunk, list.count);
+    if (staging.capacity > 0) Traits::Loader::stage_partials(list, first, end, rows, staging);
+    if (first == 0) {
+      merge_ml(list, rows, smem);
+      ptx::named_barrier_sync<Traits::kComputeThreads>();
     }
-    __syncthreads();
+    // The first partial of an item has another place than those that follow it.
+    const float* part = list[first].memory;
+    const float* next = list[min(first + 1, list.count - 1)].memory;
+    int64_t stride = int64_t{2} * list.step * list.floats();
+    if (staging.capacity > 0) {
+      ptx::mbarrier_wait(staging.barrier, staging.parity);
+      staging.parity ^= 1;
+      part = staging.memory;
+      stride = list.floats();
+      next = part + stride;
+    }
+    part += thread_row * Partial<Traits>::kRow + column;
+    next += thread_row * Partial<Traits>::kRow + column;
+#pragma unroll 4
+    for (int32_t n = first; n < end; ++n, part = next, next += stride) {
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) {
+        const int row = thread_row + i * kRowStep;
+        if (row >= rows) break;
+        const float4 o = *reinterpret_cast<const float4*>(part + i * kRowStep * Partial<Traits>::kRow);
+        const float f = smem.factor(n, row);
+        sum[i] = {sum[i].x + o.x * f, sum[i].y + o.y * f, sum[i].z + o.z * f, sum[i].w + o.w * f};
+      }
+    }
+    // Before the next chunk, or the next merge, overwrites what others still read.
+    ptx::named_barrier_sync<Traits::kComputeThreads>();
   }
 #pragma unroll
-  for (int q = 0; q < kThreadQuads; ++q) {
-    const int row = thread_row + q * kRowStep;
-    if (row < count) store_output<Traits>(p, rows, first_row + row, column, sum[q], smem.item_ml[row]);
+  for (int i = 0; i < kThreadRows; ++i) {
+    const int row = thread_row + i * kRowStep;
+    if (row < rows) emit(row, column, sum[i], smem.merged_ml[row]);
   }
-  __syncthreads();
-}
-
-template <typename Traits>
-__device__ __forceinline__ void merge_partials(const DecodeParams& p, const CutItem& cut, const ItemRows& rows,
-                                               const Staging& staging, typename Traits::SharedMemory& smem) {
-  // Else the loop over partials would not end.
-  static_assert(sizeof(Traits::SharedMemory::merge) / sizeof(float) >= StagedPartials<Traits>::stride(kHostRows));
-  for (int row = 0; row < rows.count; row += kHostRows) merge_rows<Traits>(p, cut, rows, row, staging, smem);
 }
 
 }  // namespace leanattn

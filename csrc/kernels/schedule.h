@@ -197,4 +197,31 @@ struct CutItem {
   LEANATTN_HOST_DEVICE int32_t slot(int32_t i) const { return i == 0 ? 2 * first_worker + 1 : 2 * (first_worker + i); }
 };
 
+// How the partials of an item are merged: few of them at once; many in groups of neighbours, whose results are then
+// merged. One CTA alone would need as long for a hundred partials as for twenty tiles.
+struct MergeGroups {
+  int32_t size;   // partials of a group; the last one may have fewer
+  int32_t count;  // groups; 1 if the item is merged at once
+
+  // The result of a group takes the slot of the group's first partial.
+  static constexpr int32_t kMaxAtOnce = 24;
+  static constexpr int32_t kMaxMerged = 32;  // in a group, or groups of an item: the root of 1024 workers
+
+  LEANATTN_HOST_DEVICE static MergeGroups of(int32_t partials) {
+    if (partials <= kMaxAtOnce) return {partials, 1};
+    int32_t size = 5;  // the square root, rounded up: both levels take as long
+    while (size * size < partials) ++size;
+    return {size, ceil_div(partials, size)};
+  }
+  LEANATTN_HOST_DEVICE int32_t group_of(int32_t partial) const { return partial / size; }
+  LEANATTN_HOST_DEVICE int32_t members(int32_t group, int32_t partials) const {
+    const int32_t rest = partials - group * size;
+    return rest < size ? rest : size;
+  }
+  // Tickets are counted from that of the item, its first worker's. Each is that of a worker that has nothing but this
+  // item, or of the item's first worker; so no other item uses it.
+  LEANATTN_HOST_DEVICE int32_t group_ticket(int32_t group) const { return group * size; }
+  LEANATTN_HOST_DEVICE int32_t item_ticket() const { return count == 1 ? 0 : 1; }
+};
+
 }  // namespace leanattn

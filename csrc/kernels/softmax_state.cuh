@@ -1,79 +1,91 @@
-// The (m, l, O) of a set of tokens: running maximum, sum of exponentials, un-normalised output. Two of them combine
-// into that of the union, associatively: with m = max(m1, m2), l = l1 2^(m1 - m) + l2 2^(m2 - m), and O alike. That is
-// what lets a head be cut anywhere (LeanAttention, arXiv 2405.10480, section 3). Scores are in log2 units throughout.
+// The (m, l, O) of a set of tokens: maximum, sum of exponentials, un-normalised output. Two of them combine into that
+// of the union, associatively: with m = max(m1, m2), l = l1 2^(m1 - m) + l2 2^(m2 - m), and O alike. That is what lets
+// a head be cut anywhere (LeanAttention, arXiv 2405.10480, section 3). Scores are in log2 units throughout.
+//
+// It stays true for any m that is not far below the largest score, which is all that m is for: that no exponential
+// overflows. So the running m here follows the maximum only when a score is kSlack above it. Re-scaling, and the
+// shuffles that find a maximum over the lanes of a warp, then happen in a span's first tile and hardly again.
 #pragma once
 
+#include <cute/tensor.hpp>
 #include <limits>
 
 #include "ptx.cuh"
 
 namespace leanattn {
 
+// m of a set without a token. Finite: the difference of two such m is 0 and not NaN, and that of any other m and this
+// one still makes a factor of 0.
+constexpr float kNoMaximum = -std::numeric_limits<float>::max();
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// The factor that re-scales l and O from maximum m to a maximum that is at least m. A state without a visible token has
-// m = -inf and weight 0, whatever the other; -inf minus -inf must not become NaN. A NaN stays one.
-__device__ __forceinline__ float rescale_factor(float m, float new_m) {
-  return m == kMinusInfinity ? 0.f : ptx::exp2_approx(m - new_m);
-}
+// The factor that re-scales l and O from maximum m to a maximum that is at least m.
+__device__ __forceinline__ float rescale_factor(float m, float new_m) { return ptx::exp2_approx(m - new_m); }
 
-// The state of one thread, over the rows and columns of its MMA accumulators.
+// The state of one thread, over its query rows r of a warp's accumulators; eight lanes, 4 apart, share the rows.
 template <int kThreadRows>
 struct SoftmaxState {
-  float m[kThreadRows];  // maximum over the whole row, the same in the four lanes that share it
+  // A weight is at most 2^8 then: far from the largest float16, and l from the largest float32.
+  static constexpr float kSlack = 8;
+
+  float m[kThreadRows];  // the same in all lanes that share the row
   float l[kThreadRows];  // sum over this lane's tokens only, until finish()
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
-      m[r] = kMinusInfinity;
+      m[r] = kNoMaximum;
       l[r] = 0.f;
     }
   }
 
   // Turns the scores of a tile (log2 units, masked ones -inf) into weights, in place, and folds them into m and l.
-  // `scores(r, c)` and `output(r, c)` are this thread's elements by row and column.
+  // `scores(r, t)` and `output(r, c)` are this thread's elements by row and by token or column.
   template <typename Scores, typename Output>
   __device__ __forceinline__ void fold(Scores& scores, Output& output) {
     using namespace cute;
-    float factor[kThreadRows];
-    bool rescale = false;
+    bool higher = false;
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
-      float tile_m = scores(r, 0);
 #pragma unroll
-      for (int c = 1; c < size<1>(scores); ++c) tile_m = fmaxf(tile_m, scores(r, c));
-      tile_m = fmaxf(tile_m, __shfl_xor_sync(~0u, tile_m, 1));
-      tile_m = fmaxf(tile_m, __shfl_xor_sync(~0u, tile_m, 2));
-      const float new_m = fmaxf(m[r], tile_m);
-      factor[r] = rescale_factor(m[r], new_m);
-      rescale |= new_m > m[r];
-      const float base = new_m == kMinusInfinity ? 0.f : new_m;
-      float sum = 0.f;
-#pragma unroll
-      for (int c = 0; c < size<1>(scores); ++c) {
-        scores(r, c) = ptx::exp2_approx(scores(r, c) - base);
-        sum += scores(r, c);
-      }
-      m[r] = new_m;
-      l[r] = l[r] * factor[r] + sum;
+      for (int t = 0; t < size<1>(scores); ++t) higher |= scores(r, t) > m[r] + kSlack;
     }
-    // A new maximum is rare after the first tiles; a quarter of the loop's instructions would multiply O by one.
-    if (__any_sync(~0u, rescale)) {
+    if (__any_sync(~0u, higher)) raise_maximum(scores, output);
 #pragma unroll
-      for (int r = 0; r < kThreadRows; ++r) {
+    for (int r = 0; r < kThreadRows; ++r) {
 #pragma unroll
-        for (int c = 0; c < size<1>(output); ++c) output(r, c) *= factor[r];
+      for (int t = 0; t < size<1>(scores); ++t) {
+        scores(r, t) = ptx::exp2_approx(scores(r, t) - m[r]);
+        l[r] += scores(r, t);
       }
     }
   }
 
-  // Completes l over the four lanes of a row.
+  // Completes l over the eight lanes of a row.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
-      l[r] += __shfl_xor_sync(~0u, l[r], 1);
-      l[r] += __shfl_xor_sync(~0u, l[r], 2);
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) l[r] += __shfl_xor_sync(~0u, l[r], step);
+    }
+  }
+
+ private:
+  template <typename Scores, typename Output>
+  __device__ __forceinline__ void raise_maximum(const Scores& scores, Output& output) {
+    using namespace cute;
+#pragma unroll
+    for (int r = 0; r < kThreadRows; ++r) {
+      float new_m = m[r];
+#pragma unroll
+      for (int t = 0; t < size<1>(scores); ++t) new_m = fmaxf(new_m, scores(r, t));
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) new_m = fmaxf(new_m, __shfl_xor_sync(~0u, new_m, step));
+      const float factor = rescale_factor(m[r], new_m);
+      m[r] = new_m;
+      l[r] *= factor;
+#pragma unroll
+      for (int c = 0; c < size<1>(output); ++c) output(r, c) *= factor;
     }
   }
 };

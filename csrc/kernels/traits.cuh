@@ -1,90 +1,106 @@
-// The compile-time shape of the portable decode kernel (sm_80 and up), and its shared memory.
-// Schedule-visible sizes are in tile_table.h.
+// The compile-time shape of a decode kernel, and its shared memory. Schedule-visible sizes are in tile_table.h.
 #pragma once
 
 #include <cutlass/numeric_types.h>
 
 #include <cute/tensor.hpp>
 
+#include "item_rows.cuh"
 #include "tile_table.h"
 
 namespace leanattn {
 
-// Rows that the host block merges at a time: their sums are 16 registers a thread at head_dim 128.
-constexpr int kHostRows = 16;
+// What the producer tells the warps that compute, beside a tile.
+struct alignas(8) TileNote {
+  int32_t visible;  // tokens of the sequence from the tile's first one on
+  int32_t flags;
+  static constexpr int32_t kFirst = 1, kLast = 2;  // of its span
+  static constexpr int32_t kEnd = 4;               // the last of the CTA's share
+  static constexpr int32_t kNothing = 8;           // no tile at all: the share is empty
+};
 
+// What the arithmetic of a kernel is, whatever brings its tiles.
+//
+// The MMA is m16n8k16 with tokens (of Q K^T) or columns of head_dim (of P V) as its 16 rows and the query rows as its 8
+// columns: a group of at most eight fills it without padding to sixteen, which is half the MMAs, exponentials and
+// accumulator registers of the other way round.
 template <typename Element_, int kHeadDim_, int kRows_>
-struct PortableTraits {
+struct TileTraits {
   using Element = Element_;  // cutlass::half_t or cutlass::bfloat16_t
   static constexpr int kHeadDim = kHeadDim_;
-  static constexpr int kRows = kRows_;  // query rows of an item, padded to the M of the MMA: 16 or 32
+  static constexpr int kRows = kRows_;  // query rows of an item, padded: 8, 16 or 32
 
-  // Four warps, one a scheduler: each reads its own tokens of every tile into its own ring and keeps its own m, l, O,
-  // so the tile loop has no CTA barrier.
+  // Four warps compute, one a scheduler: each takes its own tokens of every tile and keeps its own m, l, O, so the tile
+  // loop has no CTA barrier.
   static constexpr int kWarps = 4;
-  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kComputeThreads = 32 * kWarps;
   static constexpr int kTileTokens = tile_table::cuda_tile_tokens(kHeadDim);
   static constexpr int kWarpTokens = kTileTokens / kWarps;
 
-  // 16 rows of Q fit into registers (32 of them at head_dim 128); 32 rows beside 128 registers of O do not.
+  // 16 rows of Q are 32 registers at head_dim 128; 32 rows beside 128 registers of O do not fit.
   static constexpr bool kQueryInRegisters = kRows <= 16;
 
-  static_assert(kWarpTokens % 16 == 0, "a warp's tokens are the K of the P x V MMA");
-  static_assert(kRows % 16 == 0, "rows are the M of the MMA");
+  static_assert(kWarpTokens % 16 == 0, "a warp's tokens are the M of one MMA and the K of the other");
+  static_assert(kRows % 8 == 0, "query rows are the N of the MMA");
 
   using MmaAtom =
       std::conditional_t<std::is_same_v<Element, cutlass::half_t>, cute::MMA_Atom<cute::SM80_16x8x16_F32F16F16F32_TN>,
                          cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>;
-  // One warp; N and K of 16 let one ldmatrix.x4 feed two MMAs.
+  // One warp; N of 16, where there are as many rows, lets one ldmatrix.x4 feed two MMAs.
+  static constexpr int kMmaRows = kRows == 8 ? 8 : 16;
   using TiledMma = cute::TiledMMA<MmaAtom, cute::Layout<cute::Shape<cute::_1, cute::_1, cute::_1>>,
-                                  cute::Tile<cute::Int<kRows>, cute::_16, cute::_16>>;
+                                  cute::Tile<cute::_16, cute::Int<kMmaRows>, cute::_16>>;
 
-  // Rows of 128 bytes, 16-byte chunks XORed with the row: conflict-free for cp.async and for ldmatrix.
+  // Rows of 128 bytes, 16-byte chunks XORed with the row: conflict-free for cp.async and for ldmatrix, and what TMA
+  // writes with its 128-byte swizzle.
   using SwizzledRows = decltype(cute::composition(
       cute::Swizzle<3, 3, 3>{}, cute::Layout<cute::Shape<cute::_8, cute::_64>, cute::Stride<cute::_64, cute::_1>>{}));
-  using KvLayout = decltype(cute::tile_to_shape(
-      SwizzledRows{}, cute::Shape<cute::Int<kWarpTokens>, cute::Int<kHeadDim>>{}));  // [tokens, head_dim]
-  using QueryLayout = decltype(cute::tile_to_shape(
-      SwizzledRows{}, cute::Shape<cute::Int<kRows>, cute::Int<kHeadDim>>{}));  // [rows, head_dim]
+  // A warp's part of K or V of a tile, [tokens, head_dim]. In units of 64 columns, then of tokens.
+  using KvLayout =
+      decltype(cute::tile_to_shape(SwizzledRows{}, cute::Shape<cute::Int<kWarpTokens>, cute::Int<kHeadDim>>{}));
+  // [rows, head_dim], each row by itself (a copy of its own): 16 bytes more than it takes let rows fall into different
+  // banks.
+  static constexpr int kQueryStride = kHeadDim + 8;
+  using QueryLayout = cute::Layout<cute::Shape<cute::Int<kRows>, cute::Int<kHeadDim>>,
+                                   cute::Stride<cute::Int<kQueryStride>, cute::_1>>;
 
-  // A tile's load is spread over the steps of Q K^T, one for every 16 columns of head_dim.
-  static constexpr int kLoadSteps = kHeadDim / 16;
+  static constexpr int kWarpElements = kWarpTokens * kHeadDim;     // K, or V, of a warp's tokens
+  static constexpr int kStageElements = 2 * kWarps * kWarpElements;  // [warp, K|V, kWarpTokens, head_dim]
+  static constexpr int kQueryElements = kRows * kQueryStride;
+  static constexpr int kStageBytes = (kStageElements + kQueryElements) * int(sizeof(Element));
 
-  static constexpr int kStageElements = 2 * kWarpTokens * kHeadDim;                  // K and V of a warp's tokens
-  static constexpr int kRingBytes = kWarps * kStageElements * int(sizeof(Element));  // of a stage
-  static constexpr int kQueryElements = kRows * kHeadDim;
-  static constexpr int kStageBytes = kRingBytes + kQueryElements * int(sizeof(Element));
-
-  // Everything but the ring, [warp, stage, K|V, kWarpTokens, head_dim], and its queries, [stage, kRows, head_dim],
-  // which follow.
+  // Everything but the ring, [stage, warp, K|V, kWarpTokens, head_dim], and its queries, [stage, rows, kQueryStride],
+  // which come first.
+  static constexpr int kMaxStages = 6;
   struct SharedMemory {
     // The warps' O are summed through shared memory, eight rows of every warp at a time: all rows at once would cost a
-    // stage of the ring. The eight floats beside head_dim let the rows fall into different banks.
+    // stage of the ring. With four floats beside head_dim a warp's stores of its accumulators hit every bank once.
     static constexpr int kMergeRows = 8;
-    static constexpr int kMergeStride = kHeadDim + 8;
+    static constexpr int kMergeStride = kHeadDim + 4;
 
     alignas(16) float merge[kWarps][kMergeRows][kMergeStride];
-    float2 warp_ml[kWarps][kRows];      // m (log2 units) and l of every warp
-    float2 span_ml[kRows];              // ... and of all warps together
-    float2 item_ml[kHostRows];          // stage 3: ... and of all partials of an item
-    int32_t scan[kWarps];               // stage 1: units of each warp's sequences
-    int32_t located_seq, located_line;  // stage 1: where the CTA's share begins
-    uint32_t ticket;                    // stage 3
+    float2 warp_ml[kWarps][kMergeRows];  // m (log2 units) and l of every warp
+    // The ring (tile_ring.cuh).
+    uint64_t full[kMaxStages], empty[kMaxStages];
+    TileNote notes[kMaxStages];
+    SpanTask tasks[kMaxStages];
+    // Stage 3.
+    uint64_t staged;  // partials have landed in the idle ring
+    float2 merged_ml[kRows];
+    uint32_t ticket;
+    // What each partial's O is multiplied with, in memory that merge_warps is done with.
+    __device__ float& factor(int partial, int row) { return (&merge[0][0][0])[partial * kRows + row]; }
+    static_assert(MergeGroups::kMaxMerged * kRows <= kWarps * kMergeRows * kMergeStride);
   };
-  static constexpr int kFixedBytes = (int(sizeof(SharedMemory)) + 127) / 128 * 128;
+  static constexpr int kFixedBytes = sizeof(SharedMemory);
+  static_assert(kStageBytes % alignof(SharedMemory) == 0);
 
-  // Two stages are the least that overlaps a load with work. With more than three tiles in flight an SM, the memory
-  // system of an H200 only queues them, and serves the SMs less evenly (docs/tuning.md).
-  static constexpr int kMinStages = 2;
-  static constexpr int kMaxStages = 4;
-  static constexpr int stages(int shared_memory_bytes) {
-    const int fit = (shared_memory_bytes - kFixedBytes) / kStageBytes;
-    return fit > kMaxStages ? kMaxStages : fit;
-  }
-  // What any GPU from sm_80 on gives a CTA (sm_86, sm_89, sm_120) must do.
-  static constexpr int kLeastSharedMemory = 99 * 1024;
+  static constexpr int kMinStages = 2;  // the least that overlaps a load with work
   static constexpr int shared_memory_bytes(int num_stages) { return kFixedBytes + num_stages * kStageBytes; }
-  static_assert(kFixedBytes + kMinStages * kStageBytes <= kLeastSharedMemory);
+  static constexpr int stages(int shared_memory_bytes, int most) {
+    const int fit = (shared_memory_bytes - kFixedBytes) / kStageBytes;
+    return fit > most ? most : fit;
+  }
 };
 
 }  // namespace leanattn

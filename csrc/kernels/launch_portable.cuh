@@ -1,0 +1,16 @@
+// Launches the portable body; included by its instantiation files.
+#pragma once
+
+#include "launch.cuh"
+#include "portable_traits.cuh"
+
+namespace leanattn {
+
+template <typename Element, int kHeadDim>
+cudaError_t launch_portable(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
+  return with_rows(params.block_rows, [&](auto rows) {
+    return launch_decode<PortableTraits<Element, kHeadDim, rows>>(params, {}, device, stream);
+  });
+}
+
+}  // namespace leanattn

@@ -1,0 +1,112 @@
+// Brings tiles by cp.async, sm_80 and up. There is a producer warp for each warp that computes, and it loads that
+// one's tokens; all of them share the loading of the queries.
+#pragma once
+
+#include "copy.cuh"
+#include "item_rows.cuh"
+#include "reduction.cuh"
+#include "tile_ring.cuh"
+
+namespace leanattn {
+
+template <typename Traits>
+class CpAsyncLoader {
+  using Element = typename Traits::Element;
+  static constexpr int kChunk = 16 / int(sizeof(Element));        // elements of one cp.async
+  static constexpr int kLanesPerRow = Traits::kHeadDim / kChunk;  // a row of K or V is one contiguous read
+  static constexpr int kRowsPerPass = 32 / kLanesPerRow;
+
+ public:
+  static constexpr int kProducerWarps = Traits::kWarps;
+  static constexpr int kProducerThreads = 32 * kProducerWarps;
+  // Of a stage's `full` barrier: every lane when its copies have landed, and the writer of the note.
+  static constexpr int kArrivals = kProducerThreads + 1;
+  static constexpr bool kZeroesTail = true;
+
+  __device__ __forceinline__ static void prepare(const typename Traits::Source&, const TileRing<Traits>&) {}
+  // Stage 3: partials [first, end) of a list into shared memory, a warp a partial.
+  static constexpr int kStagingArrivals = Traits::kComputeThreads;
+  __device__ __forceinline__ static void stage_partials(const PartialList<Traits>& list, int32_t first, int32_t end,
+                                                        int rows, const Staging& staging) {
+    const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
+    for (int32_t n = first + warp; n < end; n += Traits::kWarps) {
+      const float* from = list[n].memory;
+      float* to = staging.memory + (n - first) * list.floats();
+#pragma unroll 4
+      for (int i = lane * 4; i < rows * Partial<Traits>::kRow; i += 32 * 4) copy_16_bytes(to + i, from + i);
+    }
+    ptx::mbarrier_arrive_after_copies(staging.barrier);
+  }
+
+  __device__ __forceinline__ static bool runs_here() { return producer_thread() >= 0; }
+  __device__ __forceinline__ static bool writes_notes() { return producer_thread() == 0; }
+
+  __device__ __forceinline__ CpAsyncLoader(const DecodeParams& params, const typename Traits::Source&,
+                                           const TileRing<Traits>& ring)
+      : params_(params), ring_(ring) {}
+
+  __device__ __forceinline__ void begin_span(const ItemRows& rows, int32_t token) {
+    rows_ = rows;
+    const int32_t lane_token = token + producer_warp() * Traits::kWarpTokens + row_of_lane();
+    k_ = source(params_.k, params_.k_strides, lane_token);
+    v_ = source(params_.v, params_.v_strides, lane_token);
+  }
+
+  __device__ __forceinline__ void load_nothing(int stage) {
+    ptx::mbarrier_arrive(&ring_.smem.full[stage]);
+    if (writes_notes()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
+  }
+
+  // The tile at the loader's place; `visible` tokens of it belong to the sequence.
+  __device__ __forceinline__ void load(int stage, int32_t, int32_t visible, bool first, int span_slot) {
+    const typename Traits::KvLayout layout;
+    const int lane_offset = layout(row_of_lane(), column_of_lane());
+    const int lane_visible = visible - producer_warp() * Traits::kWarpTokens - row_of_lane();
+    Element* keys = ring_.keys(stage, producer_warp());
+    Element* values = ring_.values(stage, producer_warp());
+#pragma unroll
+    for (int row = 0; row < Traits::kWarpTokens; row += kRowsPerPass) {
+      // layout(row + row_of_lane(), column_of_lane()): the two rows have no bit in common, and the swizzle is linear in
+      // bits, so one constant a pass does what would otherwise be a register a pass.
+      const int offset = lane_offset ^ layout(row, 0);
+      // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
+      copy_or_zero(keys + offset, k_ + row * params_.k_strides.token, row < lane_visible);
+      copy_or_zero(values + offset, v_ + row * params_.v_strides.token, row < lane_visible);
+    }
+    k_ += Traits::kTileTokens * params_.k_strides.token;
+    v_ += Traits::kTileTokens * params_.v_strides.token;
+    if (first) load_query(span_slot);
+    ptx::mbarrier_arrive_after_copies(&ring_.smem.full[stage]);
+    if (writes_notes()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
+  }
+
+ private:
+  // Rows that the item does not have become zero.
+  __device__ __forceinline__ void load_query(int slot) const {
+    const auto* q = static_cast<const Element*>(params_.q) + rows_.seq * params_.q_strides.batch;
+    const typename Traits::QueryLayout layout;
+    for (int i = producer_thread(); i < Traits::kRows * kLanesPerRow; i += kProducerThreads) {
+      const int row = i / kLanesPerRow, column = i % kLanesPerRow * kChunk;
+      copy_or_zero(ring_.query(slot) + layout(row, column),
+                   q + (rows_.first_head + row) * params_.q_strides.head + column, row < rows_.count);
+    }
+  }
+
+  __device__ __forceinline__ static int producer_thread() { return int(threadIdx.x) - Traits::kComputeThreads; }
+  __device__ __forceinline__ static int producer_warp() { return producer_thread() / 32; }
+  __device__ __forceinline__ static int row_of_lane() { return int(threadIdx.x) % 32 / kLanesPerRow; }
+  __device__ __forceinline__ static int column_of_lane() { return int(threadIdx.x) % kLanesPerRow * kChunk; }
+
+  __device__ __forceinline__ const Element* source(const void* cache, const CacheStrides& strides, int32_t token) const {
+    return static_cast<const Element*>(cache) + rows_.seq * strides.batch + rows_.kv_head * strides.head +
+           token * strides.token + column_of_lane();
+  }
+
+  const DecodeParams& params_;
+  const TileRing<Traits>& ring_;
+  ItemRows rows_{};
+  const Element* k_ = nullptr;  // this lane's chunk of the next tile's K
+  const Element* v_ = nullptr;  // ... and V
+};
+
+}  // namespace leanattn

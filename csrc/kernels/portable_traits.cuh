@@ -1,0 +1,24 @@
+// The decode kernel of sm_80 and up.
+#pragma once
+
+#include "loader_cp_async.cuh"
+
+namespace leanattn {
+
+template <typename Element, int kHeadDim, int kRows>
+struct PortableTraits : TileTraits<Element, kHeadDim, kRows> {
+  using Base = TileTraits<Element, kHeadDim, kRows>;
+  struct Source {};  // the pointers in DecodeParams are enough
+  using Loader = CpAsyncLoader<PortableTraits>;
+  static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
+
+  // With more than three tiles in flight an SM, the memory system of an H200 only queues them, and serves the SMs less
+  // evenly (docs/tuning.md).
+  static constexpr int kMostInFlight = 3;
+  static constexpr int kMostStages = Base::kMaxStages;
+  // What any GPU from sm_80 on gives a CTA (sm_86, sm_89, sm_120) must do.
+  static constexpr int kLeastSharedMemory = 99 * 1024;
+  static_assert(Base::shared_memory_bytes(Base::kMinStages) <= kLeastSharedMemory);
+};
+
+}  // namespace leanattn

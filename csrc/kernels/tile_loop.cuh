@@ -1,0 +1,209 @@
+// Stage 2, arithmetic: one warp's part of a span. For each tile, S^T = K Q^T, the softmax, O^T += V^T P^T, with
+// mma.sync m16n8k16 and the query rows of a KV head as its N. Scores and weights never leave the registers.
+#pragma once
+
+#include <cutlass/numeric_conversion.h>
+
+#include "softmax_state.cuh"
+#include "traits.cuh"
+
+namespace leanattn {
+
+template <typename Traits>
+class TileLoop {
+  using Element = typename Traits::Element;
+  using TiledMma = typename Traits::TiledMma;
+  static constexpr int kRowAtoms = Traits::kRows / 8;
+  static constexpr int kTokenAtoms = Traits::kWarpTokens / 16;
+  static constexpr int kColumnAtoms = Traits::kHeadDim / 16;
+  static constexpr int kDepthAtoms = Traits::kHeadDim / 16;
+  static constexpr bool kTwoScoreChains = kRowAtoms * kTokenAtoms <= 2;
+
+  // An accumulator of the MMA, (4, kAtoms, kRowAtoms), seen as this thread's query rows x tokens (or columns). A thread
+  // holds two neighbouring rows, 2 (lane % 4) and the next, of each 8-row atom, and lane / 4 and lane / 4 + 8 of each
+  // 16-token atom.
+  template <int kAtoms>
+  using ThreadRowsLayout =
+      cute::Layout<cute::Shape<cute::Shape<cute::_2, cute::Int<kRowAtoms>>, cute::Shape<cute::_2, cute::Int<kAtoms>>>,
+                   cute::Stride<cute::Stride<cute::_1, cute::Int<4 * kAtoms>>, cute::Stride<cute::_2, cute::_4>>>;
+
+ public:
+  static constexpr int kThreadRows = 2 * kRowAtoms;
+  static constexpr int kThreadColumns = 2 * kColumnAtoms;
+
+  // Query row of this lane's r, and token or column of its i.
+  __device__ __forceinline__ static int row(int lane, int r) { return r / 2 * 8 + lane % 4 * 2 + r % 2; }
+  __device__ __forceinline__ static int place(int lane, int i) { return i / 2 * 16 + i % 2 * 8 + lane / 4; }
+
+  SoftmaxState<kThreadRows> state;
+
+  __device__ __forceinline__ auto output() {  // (r, c)
+    return cute::make_tensor(output_.data(), ThreadRowsLayout<kColumnAtoms>{});
+  }
+
+  __device__ __forceinline__ void begin_span() {
+    state.clear();
+    cute::clear(output_);
+  }
+
+  // `query`: [rows, head_dim] in shared memory, QueryLayout. It stays valid until the end of the span.
+  __device__ __forceinline__ void set_query(const Element* query) {
+    query_memory_ = query;
+    if constexpr (Traits::kQueryInRegisters) {
+      using namespace cute;
+      auto copier = query_copier();
+      auto thread_copy = copier.get_thread_slice(int(threadIdx.x) % 32);
+      copy(copier, thread_copy.partition_S(query_tensor()), thread_copy.retile_D(query_));
+    }
+  }
+
+  // Folds in this warp's tokens of a tile, of which `visible`, at least one, belong to the sequence.
+  // `keys`, `values`: [kWarpTokens, head_dim], KvLayout.
+  __device__ __forceinline__ void fold_tile(const Element* keys, Element* values, float scale_log2, int visible) {
+    using namespace cute;
+    if constexpr (!Traits::Loader::kZeroesTail) {
+      if (visible < Traits::kWarpTokens) zero_tail(values, visible);
+    }
+    auto scores = multiply_key_query(keys);
+#pragma unroll
+    for (int i = 0; i < size(scores); ++i) scores(i) *= scale_log2;
+
+    auto thread_scores = make_tensor(scores.data(), ThreadRowsLayout<kTokenAtoms>{});
+    if (visible < Traits::kWarpTokens) {
+#pragma unroll
+      for (int t = 0; t < size<1>(thread_scores); ++t) {
+        if (place(int(threadIdx.x) % 32, t) >= visible) {
+#pragma unroll
+          for (int r = 0; r < kThreadRows; ++r) thread_scores(r, t) = kMinusInfinity;
+        }
+      }
+    }
+    auto thread_output = output();
+    state.fold(thread_scores, thread_output);
+    multiply_value_weight(values, scores);
+  }
+
+ private:
+  using LoadMatrix = cute::Copy_Atom<cute::SM75_U32x4_LDSM_N, Element>;
+  using LoadMatrixTransposed = cute::Copy_Atom<cute::SM75_U16x8_LDSM_T, Element>;
+  using LoadQuery = cute::Copy_Atom<
+      std::conditional_t<Traits::kMmaRows == 8, cute::SM75_U32x2_LDSM_N, cute::SM75_U32x4_LDSM_N>, Element>;
+
+  __device__ __forceinline__ static auto thread_mma() { return TiledMma{}.get_thread_slice(int(threadIdx.x) % 32); }
+  __device__ __forceinline__ static auto query_copier() { return cute::make_tiled_copy_B(LoadQuery{}, TiledMma{}); }
+  __device__ __forceinline__ auto query_tensor() const {
+    return cute::make_tensor(cute::make_smem_ptr(query_memory_), typename Traits::QueryLayout{});
+  }
+
+  // Beyond the length may be anything, and NaN times a weight of zero would not be zero.
+  __device__ __forceinline__ static void zero_tail(Element* values, int visible) {
+    constexpr int kChunk = 16 / int(sizeof(Element)), kRowChunks = Traits::kHeadDim / kChunk;
+    const typename Traits::KvLayout layout;
+    for (int i = visible * kRowChunks + int(threadIdx.x) % 32; i < Traits::kWarpTokens * kRowChunks; i += 32) {
+      *reinterpret_cast<uint4*>(values + layout(i / kRowChunks, i % kRowChunks * kChunk)) = {};
+    }
+    ptx::fence_async_proxy();  // the copy engine will write here again
+    __syncwarp();
+  }
+
+  // S^T = K Q^T, [tokens, rows]. With few independent accumulators the sum over head_dim runs in two chains, even and
+  // odd steps: one chain of dependent MMAs would be the longest wait of the loop.
+  __device__ __forceinline__ auto multiply_key_query(const Element* keys_memory) const {
+    using namespace cute;
+    auto keys = make_tensor(make_smem_ptr(keys_memory), typename Traits::KvLayout{});  // [tokens, head_dim]
+    auto fragment = thread_mma().partition_fragment_A(keys);  // (MMA, tokens / 16, head_dim / 16)
+    auto copier = make_tiled_copy_A(LoadMatrix{}, TiledMma{});
+    auto thread_copy = copier.get_thread_slice(int(threadIdx.x) % 32);
+    copy(copier, thread_copy.partition_S(keys), thread_copy.retile_D(fragment));
+
+    using ScoreShape = Shape<Int<Traits::kWarpTokens>, Int<Traits::kRows>>;
+    auto scores = partition_fragment_C(TiledMma{}, ScoreShape{});  // (MMA, tokens / 16, rows / 8)
+    auto odd_scores = partition_fragment_C(TiledMma{}, ScoreShape{});
+    clear(scores);
+    clear(odd_scores);
+#pragma unroll
+    for (int k = 0; k < kDepthAtoms; ++k) {
+      const bool odd = kTwoScoreChains && k % 2 == 1;
+      gemm(TiledMma{}, fragment(_, _, k), query_step(k), odd ? odd_scores : scores);
+    }
+    if constexpr (kTwoScoreChains) {
+#pragma unroll
+      for (int i = 0; i < size(scores); ++i) scores(i) += odd_scores(i);
+    }
+    return scores;
+  }
+
+  // Columns 16 k to 16 k + 15 of Q as an operand, (MMA, rows / 8): from the registers, or from shared memory.
+  __device__ __forceinline__ auto query_step(int k) const {
+    using namespace cute;
+    if constexpr (Traits::kQueryInRegisters) {
+      return query_(_, _, k);
+    } else {
+      auto step = make_tensor<Element>(partition_shape_B(TiledMma{}, Shape<Int<Traits::kRows>, _16>{}));
+      auto copier = query_copier();
+      auto thread_copy = copier.get_thread_slice(int(threadIdx.x) % 32);
+      copy(copier, thread_copy.partition_S(query_tensor())(_, _, k), thread_copy.retile_D(step)(_, _, 0));
+      return make_tensor(step.data(), step(_, _, 0).layout());
+    }
+  }
+
+  // O^T [head_dim, rows] += V^T P^T; the weights P^T [tokens, rows] are in `scores`.
+  template <typename Scores>
+  __device__ __forceinline__ void multiply_value_weight(const Element* values_memory, const Scores& scores) {
+    using namespace cute;
+    const auto weights = weight_operand(scores);
+    // V is [tokens, head_dim] in memory and the [head_dim, tokens] operand of the MMA: ldmatrix transposes.
+    using TransposedShape = Shape<Int<Traits::kHeadDim>, Int<Traits::kWarpTokens>>;
+    auto transposed =
+        composition(typename Traits::KvLayout{}, Layout<TransposedShape, Stride<Int<Traits::kWarpTokens>, _1>>{});
+    auto values = make_tensor(make_smem_ptr(values_memory), transposed);
+    auto fragment = thread_mma().partition_fragment_A(
+        make_tensor(make_smem_ptr(values_memory), Layout<TransposedShape>{}));  // (MMA, head_dim / 16, tokens / 16)
+    auto copier = make_tiled_copy_A(LoadMatrixTransposed{}, TiledMma{});
+    auto thread_copy = copier.get_thread_slice(int(threadIdx.x) % 32);
+    auto from = thread_copy.partition_S(values);
+    auto to = thread_copy.retile_D(fragment);
+#pragma unroll
+    for (int k = 0; k < kTokenAtoms; ++k) {
+#pragma unroll
+      for (int m = 0; m < kColumnAtoms; ++m) {
+        copy(copier, from(_, m, k), to(_, m, k));
+#pragma unroll
+        for (int n = 0; n < kRowAtoms; ++n) gemm(TiledMma{}, fragment(_, m, k), weights(_, n, k), output_(_, m, n));
+      }
+    }
+  }
+
+  // The accumulator of S^T, [tokens, rows], as the operand P^T: (MMA, rows / 8, tokens / 16). A lane's pair of
+  // neighbouring rows becomes a pair of neighbouring tokens.
+  template <typename Scores>
+  __device__ __forceinline__ static auto weight_operand(const Scores& scores) {
+    using namespace cute;
+    auto weights = make_tensor<Element>(Shape<_4, Int<kRowAtoms>, Int<kTokenAtoms>>{});
+    cutlass::NumericArrayConverter<Element, float, 2> to_elements;
+#pragma unroll
+    for (int n = 0; n < kRowAtoms; ++n) {
+#pragma unroll
+      for (int m = 0; m < kTokenAtoms; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const auto pair = to_elements({scores(2 * half, m, n), scores(2 * half + 1, m, n)});
+          reinterpret_cast<uint32_t&>(weights(2 * half, n, m)) =
+              ptx::transpose_8x8(reinterpret_cast<const uint32_t&>(pair));
+        }
+      }
+    }
+    return weights;
+  }
+
+  using OutputFragment = decltype(cute::partition_fragment_C(
+      TiledMma{}, cute::Shape<cute::Int<Traits::kHeadDim>, cute::Int<Traits::kRows>>{}));
+  using QueryFragment = decltype(cute::make_tensor<Element>(
+      cute::partition_shape_B(TiledMma{}, cute::Shape<cute::Int<Traits::kRows>, cute::Int<Traits::kHeadDim>>{})));
+
+  OutputFragment output_;  // (MMA, head_dim / 16, rows / 8)
+  QueryFragment query_;    // (MMA, rows / 8, head_dim / 16); unused, and no register, if Q stays in shared memory
+  const Element* query_memory_ = nullptr;
+};
+
+}  // namespace leanattn

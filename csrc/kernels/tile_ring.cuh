@@ -1,0 +1,66 @@
+// Between the two halves of stage 2: a ring of lean tiles in shared memory, which producer warps fill and the warps
+// that compute empty. A stage has two mbarriers: `full`, that its tile has landed, and `empty`, that all warps are done
+// with it. The loads run ahead of the arithmetic by all stages, and across the borders of spans: while a finished item
+// is merged and written, the next one's tiles arrive.
+//
+// What a span needs besides tiles, its queries and what becomes of the result, has a ring of its own, a slot a span, filled
+// with the span's first tile. A span has a tile at least, so no more spans than stages are under way, and a slot is
+// free when its turn comes.
+#pragma once
+
+#include "ptx.cuh"
+#include "schedule.h"
+#include "traits.cuh"
+
+namespace leanattn {
+
+// A position in a ring and, for its barriers, the parity of the round.
+struct RingIndex {
+  int slot = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance(int num_slots) {
+    if (++slot == num_slots) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+template <typename Traits>
+struct TileRing {
+  using Element = typename Traits::Element;
+  using SharedMemory = typename Traits::SharedMemory;
+
+  SharedMemory& smem;
+  int num_stages;
+  Element* tiles;    // [stage, warp, K|V, kWarpTokens, head_dim]
+  Element* queries;  // [slot, rows, kQueryStride]
+
+  __device__ __forceinline__ TileRing(unsigned char* memory, int stages)
+      : smem(*reinterpret_cast<SharedMemory*>(memory + stages * Traits::kStageBytes)),
+        num_stages(stages),
+        tiles(reinterpret_cast<Element*>(memory)),
+        queries(tiles + stages * Traits::kStageElements) {}
+
+  // One thread calls it, before a barrier of the CTA.
+  __device__ __forceinline__ void init_barriers(int full_arrivals, int staged_arrivals) const {
+    ptx::mbarrier_init(&smem.staged, staged_arrivals);
+    for (int i = 0; i < num_stages; ++i) {
+      ptx::mbarrier_init(&smem.full[i], full_arrivals);
+      ptx::mbarrier_init(&smem.empty[i], Traits::kWarps);
+    }
+  }
+
+  __device__ __forceinline__ int bytes() const { return num_stages * Traits::kStageElements * int(sizeof(Element)); }
+
+  __device__ __forceinline__ Element* keys(int stage, int warp) const {
+    return tiles + stage * Traits::kStageElements + warp * 2 * Traits::kWarpElements;
+  }
+  __device__ __forceinline__ Element* values(int stage, int warp) const {
+    return keys(stage, warp) + Traits::kWarpElements;
+  }
+  __device__ __forceinline__ Element* query(int slot) const { return queries + slot * Traits::kQueryElements; }
+};
+
+}  // namespace leanattn
