@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import method
-from benchmarks.peers import IMPLEMENTATIONS, LEANATTN, OWN_NAMES, PEER_NAMES, READ_LIMIT
+from benchmarks.peers import IMPLEMENTATIONS, LEANATTN, PEER_NAMES, READ_LIMIT
 from benchmarks.report import Document, ShapeRecord, render
 from benchmarks.shapes import SET_NAMES, Shape, select
 from benchmarks.supervisor import Step, Supervisor, WorkerFailed
@@ -123,7 +123,7 @@ def leanattn_is_sound(document: Document) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     shapes = select(args.set, args.quick)
-    names = [READ_LIMIT, *OWN_NAMES, *(name for name in PEER_NAMES if args.peers is None or name in args.peers)]
+    names = [READ_LIMIT, LEANATTN, *(name for name in PEER_NAMES if args.peers is None or name in args.peers)]
     steps = [Step(shape.name, name) for shape in shapes for name in names]
     document: Document = {
         "command": command_line(args),

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 READ_LIMIT = "read_limit"
 LEANATTN = "leanattn"
-PORTABLE = "leanattn_portable"
 NO_SPLIT = "fa3_no_split"
 
 
@@ -61,23 +60,6 @@ def bind_leanattn(case: Case) -> list[Call]:
 
     def call(k: Tensor, v: Tensor, out: Tensor) -> Tensor:
         torch.ops.leanattn.decode_out(case.q, k, v, case.seqlens, out)
-        return out
-
-    caches = zip(case.k, case.v, strict=True)
-    return [partial(call, k, v, torch.full_like(case.q, math.nan)) for k, v in caches]
-
-
-def bind_leanattn_portable(case: Case) -> list[Call]:
-    """The body of the kernel that GPUs without one of their own run; only the op for tests can ask for it."""
-    import torch
-
-    import_first("leanattn")
-    heads = case.shape.heads
-    sms = torch.cuda.get_device_properties(case.q.device).multi_processor_count
-    workspace = torch.empty(2 * sms * heads.query // heads.kv * (heads.dim + 16), device=case.q.device)
-
-    def call(k: Tensor, v: Tensor, out: Tensor) -> Tensor:
-        torch.ops.leanattn._decode_debug(case.q, k, v, case.seqlens, out, None, workspace, portable=True)
         return out
 
     caches = zip(case.k, case.v, strict=True)
@@ -131,9 +113,6 @@ IMPLEMENTATIONS = {
     for implementation in (
         Implementation(LEANATTN, "torch.ops.leanattn.decode_out", bind_leanattn),
         Implementation(
-            PORTABLE, "torch.ops.leanattn.decode_out with the portable body", bind_leanattn_portable
-        ),
-        Implementation(
             "sdpa_cudnn",
             "torch scaled_dot_product_attention, cuDNN backend",
             partial(bind_sdpa, backend_name="CUDNN_ATTENTION"),
@@ -157,5 +136,4 @@ IMPLEMENTATIONS = {
         ),
     )
 }
-OWN_NAMES = (LEANATTN, PORTABLE)
-PEER_NAMES = tuple(name for name in IMPLEMENTATIONS if name not in OWN_NAMES)
+PEER_NAMES = tuple(name for name in IMPLEMENTATIONS if name != LEANATTN)

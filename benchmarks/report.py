@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import LEANATTN, NO_SPLIT, OWN_NAMES, PEER_NAMES, PORTABLE, READ_LIMIT
+from benchmarks.peers import LEANATTN, NO_SPLIT, PEER_NAMES, READ_LIMIT
 
 Document = dict[str, Any]  # what benchmarks.decode writes
 ShapeRecord = dict[str, Any]  # one element of document["shapes"]
@@ -18,7 +18,7 @@ FA3 = "fa3"
 LARGE_BYTES = 256_000_000
 
 COLUMNS = (
-    *("set", "shape", "KV MB", "read limit us", "goal us", "leanattn us", "+-%", "of limit", "portable us"),
+    *("set", "shape", "KV MB", "read limit us", "goal us", "leanattn us", "+-%", "of limit"),
     *("best peer us", "which", "x best peer", "x fa3", "x no split"),
 )
 
@@ -44,8 +44,8 @@ def goal(shape: ShapeRecord) -> float | None:
     return None if limit is None else 1.02 * limit + 1.5
 
 
-def share_of_limit(shape: ShapeRecord, name: str = LEANATTN) -> float | None:
-    return ratio(median(shape, READ_LIMIT), median(shape, name))
+def share_of_limit(shape: ShapeRecord) -> float | None:
+    return ratio(median(shape, READ_LIMIT), median(shape, LEANATTN))
 
 
 def speed_up(shape: ShapeRecord, name: str) -> float | None:
@@ -86,7 +86,6 @@ def row(shape: ShapeRecord) -> tuple[str, ...]:
         microseconds(median(shape, LEANATTN)),
         number(spread(shape), 1),
         percent(share_of_limit(shape)),
-        microseconds(median(shape, PORTABLE)),
         microseconds(peer_us),
         peer,
         number(speed_up_over_best(shape), 2),
@@ -138,20 +137,13 @@ def speed_up_totals(shapes: list[ShapeRecord]) -> list[str]:
 
 def share_totals(shapes: list[ShapeRecord]) -> list[str]:
     large = [shape for shape in shapes if shape["kv_bytes"] >= LARGE_BYTES]
-    lines = []
-    for name in OWN_NAMES:
-        known = [
-            (share, shape["name"]) for shape in large if (share := share_of_limit(shape, name)) is not None
-        ]
-        if known:
-            least, where = min(known)
-            mean = geometric_mean([share for share, _ in known])
-            what = f"{name}, share of the read limit at {LARGE_BYTES / 1e6:.0f} MB and more"
-            lines.append(
-                f"{what} ({len(known)} shapes): {percent(mean)} in geometric mean, at least {percent(least)} "
-                f"({where})."
-            )
-    return lines
+    shares = [(share, shape["name"]) for shape in large if (share := share_of_limit(shape)) is not None]
+    if not shares:
+        return []
+    least, where = min(shares)
+    mean = geometric_mean([share for share, _ in shares])
+    what = f"Share of the read limit at {LARGE_BYTES / 1e6:.0f} MB and more ({len(shares)} shapes)"
+    return [f"{what}: {100.0 * mean:.1f}% in geometric mean, at least {100.0 * least:.1f}% ({where})."]
 
 
 def not_measured(shapes: list[ShapeRecord]) -> list[str]:

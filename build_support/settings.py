@@ -35,11 +35,6 @@ class Arch:
         return f"{self.major}{self.minor}{self.suffix}"
 
     @property
-    def is_hopper(self) -> bool:
-        """Whether the Hopper body can be compiled for it: 9.0a, not 9.0."""
-        return (self.major, self.minor, self.suffix) == (9, 0, "a")
-
-    @property
     def gencode(self) -> str:
         code = f"sm_{self.number},compute_{self.number}" if self.ptx else f"sm_{self.number}"
         return f"-gencode=arch=compute_{self.number},code=[{code}]"

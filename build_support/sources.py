@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 from .ninja_file import NinjaFile, shell
-from .settings import Arch, Settings
+from .settings import Settings
 from .toolchain import Cuda, Toolchain
 
 BUILD_DIR = "build/native"
@@ -68,10 +68,11 @@ def write_ops_library(
         objects.append(object_of(source))
     if tools.cuda is not None:
         reports = []
-        for source in cuda_sources(root, settings):
+        for source in cuda_sources(root):
             report = f"{object_of(source)}.ptxas"
-            flags = nvcc_flags(settings, tools.cuda, source)
-            ninja.build(object_of(source), "nvcc", [source], also=report, flags=flags)
+            ninja.build(
+                object_of(source), "nvcc", [source], also=report, flags=nvcc_flags(settings, tools.cuda)
+            )
             objects.append(object_of(source))
             reports.append(report)
         ninja.build(RESOURCES, "concatenate", reports)
@@ -90,15 +91,8 @@ def cpp_sources(root: Path, with_cuda: bool) -> list[str]:
     return [name for name in names if name != SCHEDULE and (with_cuda or "cuda" not in Path(name).name)]
 
 
-def cuda_sources(root: Path, settings: Settings) -> list[str]:
-    names = found(root, "csrc/kernels/*.cu") + found(root, "csrc/instantiations/*.cu")
-    return [name for name in names if archs_of(name, settings)]
-
-
-def archs_of(source: str, settings: Settings) -> list[Arch]:
-    """What a file is compiled for. The Hopper body is for sm_90a alone, and left out of a build without it."""
-    hopper_only = Path(source).name.startswith("hopper_")
-    return [arch for arch in settings.archs if arch.is_hopper or not hopper_only]
+def cuda_sources(root: Path) -> list[str]:
+    return found(root, "csrc/kernels/*.cu") + found(root, "csrc/instantiations/*.cu")
 
 
 def ops_flags(tools: Toolchain) -> list[str]:
@@ -135,11 +129,10 @@ def isa_flags(source: str) -> list[str]:
     return next((flags for ending, flags in X86_FLAGS.items() if source.endswith(ending)), [])
 
 
-def nvcc_flags(settings: Settings, cuda: Cuda, source: str) -> list[str]:
-    archs = [arch.gencode for arch in archs_of(source, settings)]
+def nvcc_flags(settings: Settings, cuda: Cuda) -> list[str]:
+    archs = [arch.gencode for arch in settings.archs]
     lineinfo = ["-lineinfo"] if settings.lineinfo else []
-    hopper = ["-DLEANATTN_WITH_HOPPER"] if any(arch.is_hopper for arch in settings.archs) else []
-    return [*NVCC_FLAGS, "-isystem", str(cuda.cutlass_include), *hopper, *archs, *lineinfo]
+    return [*NVCC_FLAGS, "-isystem", str(cuda.cutlass_include), *archs, *lineinfo]
 
 
 def build_info_flags(settings: Settings, tools: Toolchain, version: str) -> list[str]:

@@ -3,8 +3,15 @@ from collections.abc import Sequence
 
 MAX_WORKERS: int
 
-def tile_tokens(device_type: str, head_dim: int) -> int: ...
-def item_cost(device_type: str) -> int: ...
+def tiling(
+    device_type: str,
+    batch: int,
+    max_tokens: int,
+    num_kv_heads: int,
+    group: int,
+    head_dim: int,
+    workers: int,
+) -> tuple[int, int, int]: ...
 def row_blocks(group: int) -> tuple[int, int]: ...
 def partial_slots(workers: int) -> int: ...
 

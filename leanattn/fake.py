@@ -65,6 +65,5 @@ def _(
     softmax_scale: float | None = None,
     num_workers: int = 0,
     delay_seed: int = 0,
-    portable: bool = False,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)

@@ -60,12 +60,23 @@ def plan_schedule(
     # decode itself does without the schedule on the host, so it must not need the module at import.
     from leanattn import schedule
 
-    blocks, _ = schedule.row_blocks(num_q_heads // num_kv_heads)
+    group = num_q_heads // num_kv_heads
+    workers = workers or num_workers(device)
+    tiling = schedule.tiling(
+        device.type,
+        batch=len(cache_seqlens),
+        max_tokens=max_tokens,
+        num_kv_heads=num_kv_heads,
+        group=group,
+        head_dim=head_dim,
+        workers=workers,
+    )
+    blocks, _ = schedule.row_blocks(group)
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),
-        items_per_seq=num_kv_heads * blocks,
-        tile_tokens=schedule.tile_tokens(device.type, head_dim),
+        items_per_seq=num_kv_heads // tiling.heads * blocks,
+        tile_tokens=tiling.tile_tokens,
         max_tokens=max_tokens,
-        workers=workers or num_workers(device),
-        item_cost=schedule.item_cost(device.type),
+        workers=workers,
+        item_cost=tiling.item_cost,
     )

@@ -137,14 +137,37 @@ class Schedule:
         return [CutItem._make(row) for row in self._native.cut_items()]
 
 
-def tile_tokens(device_type: str, head_dim: int) -> int:
-    """KV tokens of a lean tile on a device of type ``"cpu"`` or ``"cuda"``."""
-    return _schedule.tile_tokens(device_type, head_dim)
+class Tiling(NamedTuple):
+    """The sizes with which a device cuts a batch."""
+
+    heads: int
+    """KV heads of an item: several, which are read together, where that is faster."""
+    tile_tokens: int
+    """KV tokens of a lean tile."""
+    item_cost: int
+    """Units of an item besides its tiles."""
 
 
-def item_cost(device_type: str) -> int:
-    """Units of an item besides its tiles, on a device of type ``"cpu"`` or ``"cuda"``."""
-    return _schedule.item_cost(device_type)
+def tiling(
+    device_type: str,
+    *,
+    batch: int,
+    max_tokens: int,
+    num_kv_heads: int,
+    group: int,
+    head_dim: int,
+    workers: int,
+) -> Tiling:
+    """What a call of these shapes does on a device of type ``"cpu"`` or ``"cuda"``.
+
+    Args:
+        batch, max_tokens, num_kv_heads, head_dim: as in the shape of ``k_cache``.
+        group: query heads of a KV head.
+        workers: CTAs or threads.
+    """
+    return Tiling(
+        *_schedule.tiling(device_type, batch, max_tokens, num_kv_heads, group, head_dim, workers)
+    )
 
 
 def row_blocks(group: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from leanattn.reference import decode_reference
 
 # Where tiles may end on any backend.
-TILE_SIZES = (64, 128)
+TILE_SIZES = (16, 32, 64, 128)
 
 LAYOUTS = ("tokens_first", "heads_first", "interleaved", "padded", "expanded")
 

@@ -41,6 +41,29 @@ class DecodeContract:
     def test_groups(self, device: torch.device, group: int) -> None:
         decode_and_check(make_inputs((400, 65, 0, 1), device=device, heads=(2 * group, 2)))
 
+    @pytest.mark.parametrize("workers", [1, 3, 40])
+    @pytest.mark.parametrize("head_dim", [64, 128])
+    @pytest.mark.parametrize("heads", [(4, 4), (12, 4), (32, 4), (8, 8), (40, 8), (36, 4), (60, 12)])
+    def test_kv_heads_that_are_read_together(
+        self, device: torch.device, heads: tuple[int, int], head_dim: int, workers: int
+    ) -> None:
+        """Few workers for many sequences: a GPU then makes one item of four KV heads."""
+        lengths = (*BORDER_LENGTHS, 0, 0)
+        inputs = make_inputs(lengths, device=device, heads=heads, head_dim=head_dim)
+        check_against_reference(inputs, *ops.decode_lse(*inputs.tensors(), num_workers=workers))
+
+    @pytest.mark.parametrize("workers", [24, 25, 26, 29, 31, 37, 50, 90])
+    @pytest.mark.parametrize(("heads", "head_dim"), [((8, 1), 128), ((48, 2), 64), ((71, 1), 128)])
+    def test_items_of_many_partials(
+        self, device: torch.device, heads: tuple[int, int], head_dim: int, workers: int
+    ) -> None:
+        """Around the number of partials from which they are merged in groups, the last of one or more."""
+        inputs = make_inputs((5000, 900, 3300), device=device, heads=heads, head_dim=head_dim)
+        expected = ops.decode_lse(*inputs.tensors(), num_workers=workers)
+        check_against_reference(inputs, *expected)
+        for seed in range(1, 4):
+            assert all(map(torch.equal, decode_debug(inputs, workers, delay_seed=seed), expected))
+
     @pytest.mark.parametrize("num_q_heads", [1, 33, 64, 71, 128])
     def test_mqa(self, device: torch.device, num_q_heads: int) -> None:
         decode_and_check(make_inputs((400, 65), device=device, heads=(num_q_heads, 1), head_dim=128))
@@ -177,9 +200,12 @@ class DecodeContract:
         for garbage in (torch.nan, torch.inf, -torch.inf, 1e30):
             assert all(map(torch.equal, decode_debug(inputs, workers, garbage=garbage), expected))
 
+    @pytest.mark.parametrize("heads", [(8, 2), (8, 4)])
     @pytest.mark.parametrize("workers", [2, 7, 40, 200])
-    def test_order_of_arrival_does_not_matter(self, device: torch.device, workers: int) -> None:
-        inputs = make_inputs(RAGGED, device=device)
+    def test_order_of_arrival_does_not_matter(
+        self, device: torch.device, workers: int, heads: tuple[int, int]
+    ) -> None:
+        inputs = make_inputs(RAGGED, device=device, heads=heads)
         expected = ops.decode_lse(*inputs.tensors(), num_workers=workers)
         for seed in range(1, 11):
             assert all(map(torch.equal, decode_debug(inputs, workers, delay_seed=seed), expected))
@@ -223,8 +249,7 @@ def decode_debug(
     q = inputs.q
     out = torch.full_like(q, torch.nan)
     lse = torch.full(q.shape[:2], torch.nan, device=q.device)
-    group = q.shape[1] // inputs.k_cache.shape[2]
-    # Two partials a worker, [group, head_dim] and a few numbers a row each; more than needed is no matter.
-    workspace = torch.full((2 * workers * group * (q.shape[2] + 16),), garbage, device=q.device)
+    # Three partials a worker, [rows, head_dim] and a few numbers a row each; more than needed is no matter.
+    workspace = torch.full((3 * workers * q.shape[1] * (q.shape[2] + 16),), garbage, device=q.device)
     ops._decode_debug(*inputs.tensors(), out, lse, workspace, num_workers=workers, delay_seed=delay_seed)
     return out, lse

@@ -172,6 +172,7 @@ DecodeParams checked_params(const DecodeArguments& a) {
   const auto rows = tile_table::row_blocks(p.group);
   p.row_blocks = rows.row_blocks;
   p.block_rows = rows.block_rows;
+  p.heads = 1;
   p.workers = static_cast<int32_t>(a.num_workers);
   p.scale_log2 = scale_log2;
   return p;

@@ -24,12 +24,13 @@ namespace {
 using torch::stable::Tensor;
 
 DeviceLimits query_limits(int32_t device) {
-  DeviceLimits limits{device, 0, 0, 0};
+  DeviceLimits limits{device, 0, 0};
   check_cuda(cudaDeviceGetAttribute(&limits.sm_count, cudaDevAttrMultiProcessorCount, device), "SM count");
   check_cuda(cudaDeviceGetAttribute(&limits.shared_memory_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "shared memory size");
-  check_cuda(cudaDeviceGetAttribute(&limits.major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check_argument(limits.major >= 8, "q: its GPU has compute capability ", limits.major, ".x, expected 8.0 or higher");
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+  check_argument(major >= 8, "q: its GPU has compute capability ", major, ".x, expected 8.0 or higher");
   return limits;
 }
 
@@ -47,6 +48,12 @@ cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
+void apply(const tile_table::Tiling& tiling, DecodeParams& p) {
+  p.heads = tiling.heads;
+  p.tile_tokens = tiling.tile_tokens;
+  p.item_cost = tiling.item_cost;
+}
+
 Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
   return empty_tensor({workspace_elements(p)}, aoti_torch_dtype_float32(), {aoti_torch_device_type_cuda(), device});
 }
@@ -54,14 +61,13 @@ Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
 }  // namespace
 
 void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
-  const DecodeKernel* portable = find_decode_kernel(Body::kPortable, p.dtype, p.head_dim);
-  check_argument(portable != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
+  const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim);
+  check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
                  "expected head_dim 64 or 128, float16 or bfloat16");
   const torch::stable::accelerator::DeviceGuard guard(device);
   const DeviceLimits& limits = device_limits(device);
   if (p.workers == 0) p.workers = std::min(limits.sm_count, tile_table::kMaxWorkers);
-  p.tile_tokens = tile_table::cuda_tile_tokens(p.head_dim);
-  p.item_cost = tile_table::kCudaItemCost;
+  apply(tile_table::cuda_tiling({p.batch, p.max_tokens, p.num_kv_heads, p.group, p.head_dim}, p.workers), p);
   check_line_fits(p);
 
   const Tensor workspace = options.workspace != nullptr ? *options.workspace : allocate_workspace(p, device);
@@ -70,11 +76,7 @@ void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
 
   const cudaStream_t stream = current_stream(device);
   p.workspace.tickets = lease_tickets(device, stream);
-  const DecodeKernel* hopper =
-      limits.major == 9 && !p.debug.portable ? find_decode_kernel(Body::kHopper, p.dtype, p.head_dim) : nullptr;
-  cudaError_t error = hopper != nullptr ? hopper->launch(p, limits, stream) : cudaErrorNotSupported;
-  if (error == cudaErrorNotSupported) error = portable->launch(p, limits, stream);
-  check_cuda(error, "launch of the decode kernel");
+  check_cuda(kernel->launch(p, limits, stream), "launch of the decode kernel");
 }
 
 }  // namespace leanattn

@@ -57,10 +57,10 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
-                  int64_t num_workers, int64_t delay_seed, bool portable) {
+                  int64_t num_workers, int64_t delay_seed) {
   const Tensor* lse_or_null = lse ? &*lse : nullptr;
   run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers},
-      {.workspace = &workspace, .debug = {.delay_seed = static_cast<uint32_t>(delay_seed), .portable = portable}});
+      {.workspace = &workspace, .debug = {.delay_seed = static_cast<uint32_t>(delay_seed)}});
 }
 
 }  // namespace leanattn

@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -147,12 +148,13 @@ bool is_cuda(const std::string& device_type) {
   return device_type == "cuda";
 }
 
-int32_t tile_tokens(const std::string& device_type, int32_t head_dim) {
-  return is_cuda(device_type) ? tile_table::cuda_tile_tokens(head_dim) : tile_table::kCpuTileTokens;
-}
-
-int32_t item_cost(const std::string& device_type) {
-  return is_cuda(device_type) ? tile_table::kCudaItemCost : tile_table::kCpuItemCost;
+// (heads of an item, tile_tokens, item_cost)
+std::tuple<int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch, int32_t max_tokens,
+                                             int32_t num_kv_heads, int32_t group, int32_t head_dim, int32_t workers) {
+  const auto tiling = is_cuda(device_type)
+                          ? tile_table::cuda_tiling({batch, max_tokens, num_kv_heads, group, head_dim}, workers)
+                          : tile_table::cpu_tiling();
+  return {tiling.heads, tiling.tile_tokens, tiling.item_cost};
 }
 
 std::pair<int32_t, int32_t> row_blocks(int32_t group) {
@@ -176,8 +178,8 @@ PYBIND11_MODULE(_schedule, m) {
 
   m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
-  m.def("tile_tokens", &leanattn::tile_tokens, py::arg("device_type"), py::arg("head_dim"));
-  m.def("item_cost", &leanattn::item_cost, py::arg("device_type"));
+  m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
+        py::arg("num_kv_heads"), py::arg("group"), py::arg("head_dim"), py::arg("workers"));
   m.def("row_blocks", &leanattn::row_blocks, py::arg("group"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
 

@@ -2,15 +2,15 @@
 
 namespace leanattn {
 
-const DecodeKernel* find_decode_kernel(Body body, DType dtype, int32_t head_dim) {
+const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim) {
   static constexpr const DecodeKernel* kKernels[] = {
-      &portable_bf16_d64, &portable_bf16_d128, &portable_f16_d64, &portable_f16_d128,
-#ifdef LEANATTN_WITH_HOPPER
-      &hopper_bf16_d64,   &hopper_bf16_d128,   &hopper_f16_d64,   &hopper_f16_d128,
-#endif
+      &portable_bf16_d64,
+      &portable_bf16_d128,
+      &portable_f16_d64,
+      &portable_f16_d128,
   };
   for (const DecodeKernel* kernel : kKernels) {
-    if (kernel->body == body && kernel->dtype == dtype && kernel->head_dim == head_dim) return kernel;
+    if (kernel->dtype == dtype && kernel->head_dim == head_dim) return kernel;
   }
   return nullptr;
 }

@@ -1,47 +1,12 @@
 // The kernel: the table of contents of a decode call. One CTA is one worker.
 #pragma once
 
-#include "debug_delay.cuh"
 #include "producer.cuh"
 #include "reduction.cuh"
 #include "warp_merge.cuh"
 #include "worker_share.cuh"
 
 namespace leanattn {
-
-// 3. Host-block reduction: publishes the partial of a span; the last CTA of the item merges them all and
-// 4. writes the output.
-template <typename Traits>
-__device__ __forceinline__ void reduce_span(const DecodeParams& params, const SpanTask& task, TileLoop<Traits>& loop,
-                                            Staging& staging, typename Traits::SharedMemory& smem) {
-  const int32_t worker = blockIdx.x;
-  const ItemRows& rows = task.rows;
-  const auto partial = Partial<Traits>::at(params, task.slot);
-  merge_warps<Traits>(loop, smem, rows.count,
-                      [&](int row, int column, float4 o, float2 ml) { partial.store(row, column, o, ml); });
-  const CutItem& cut = task.cut;
-  PartialList<Traits> list{params, cut, 0, 1, cut.partials};
-  debug_delay(params.debug, worker, 3 * rows.seq);
-  if (task.groups.count > 1) {
-    const int32_t group = task.groups.group_of(task.partial);
-    const int32_t members = task.groups.members(group, cut.partials);
-    const PartialList<Traits> neighbours{params, cut, group * task.groups.size, 1, members};
-    if (members > 1) {
-      if (!arrives_last<Traits>(params, cut.first_worker + task.groups.group_ticket(group), members, smem)) return;
-      debug_delay(params.debug, worker, 3 * rows.seq + 1);
-      const auto merged = neighbours[0];
-      merge_partials(neighbours, rows.count, staging, smem,
-                     [&](int row, int column, float4 o, float2 ml) { merged.store(row, column, o, ml); });
-    }
-    list.step = task.groups.size;
-    list.count = task.groups.count;
-  }
-  if (!arrives_last<Traits>(params, cut.first_worker + task.groups.item_ticket(), list.count, smem)) return;
-  debug_delay(params.debug, worker, 3 * rows.seq + 2);
-  merge_partials(list, rows.count, staging, smem, [&](int row, int column, float4 o, float2 ml) {
-    store_output<Traits>(params, rows, row, column, o, ml);
-  });
-}
 
 // What the warps that compute do.
 template <typename Traits>
@@ -58,10 +23,10 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
       const TileNote note = ring.smem.notes[stage.slot];
       flags = note.flags;
-      if (flags & TileNote::kFirst) loop.set_query(ring.query(span_slot.slot));
+      if (flags & TileNote::kFirst) loop.set_query(ring.query(span_slot.slot, Traits::head_of_warp(warp)));
       if (flags & TileNote::kNothing) return;
       if (flags & TileNote::kLast) task = ring.smem.tasks[span_slot.slot];
-      const int32_t visible = note.visible - warp * Traits::kWarpTokens;
+      const int32_t visible = note.visible - Traits::first_token_of_warp(warp);
       if (visible > 0) {
         loop.fold_tile(ring.keys(stage.slot, warp), ring.values(stage.slot, warp), params.scale_log2, visible);
       }
@@ -71,29 +36,36 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     } while (!(flags & TileNote::kLast));
     span_slot.advance(ring.num_stages);
 
-    if (task.whole_item) {
-      // 4. Output, at once: nobody else has a part of this item.
-      merge_warps<Traits>(loop, ring.smem, task.rows.count, [&](int row, int column, float4 o, float2 ml) {
+    // 4. Output, at once if nobody else has a part of this item; else
+    // 3. host-block reduction of what is written here, the partial.
+    const auto partial = Partial<Traits>::at(params, task.slot);
+    merge_warps<Traits>(loop, ring.smem, task.rows.count / Traits::kHeads, [&](int row, int column, float4 o, float2 ml) {
+      if (task.whole_item) {
         store_output<Traits>(params, task.rows, row, column, o, ml);
-      });
-    } else {
-      // After the last span the ring is idle, and holds partials.
-      Staging staging{reinterpret_cast<float*>(ring.tiles), 0, &ring.smem.staged, 0};
-      if (flags & TileNote::kEnd) staging.capacity = ring.bytes() / int(params.partial_floats() * sizeof(float));
-      reduce_span<Traits>(params, task, loop, staging, ring.smem);
+      } else {
+        partial.store(row, column, o, ml);
+      }
+    });
+    if (!task.whole_item) {
+      const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;
+      Staging staging{reinterpret_cast<float*>(ring.tiles), idle_floats, &ring.smem.staged, 0};
+      reduce_partials<Traits>(params, task, staging, ring.smem);
     }
   }
 }
 
 template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
-    decode_kernel(const __grid_constant__ DecodeParams params, const __grid_constant__ typename Traits::Source source,
-                  const int num_stages) {
+    decode_kernel(const __grid_constant__ DecodeParams params, const int num_stages) {
   extern __shared__ __align__(1024) unsigned char shared_memory[];  // the swizzle counts rows from a multiple of 1 KiB
   const TileRing<Traits> ring(shared_memory, num_stages);
   if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals, Traits::Loader::kStagingArrivals);
-  Traits::Loader::prepare(source, ring);
   __syncthreads();
+  // A line of the parameters' constant memory costs some hundred cycles when it is first read: not after the wait.
+  ptx::touch(params.batch);
+  ptx::touch(params.workers);
+  ptx::touch(int32_t(params.k_strides.token));
+  ptx::touch(int32_t(params.q_strides.head));
 
   // Nothing is read or written before the kernel ahead in the stream has finished.
   ptx::grid_dependency_wait();
@@ -104,7 +76,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     TileLine line = params.line();
     line.tile_tokens = Traits::kTileTokens;  // a constant: divisions by it become shifts
     const WorkerShare share = locate_worker_share(line, params.workers, blockIdx.x);
-    if (Traits::Loader::runs_here()) produce_tiles<Traits>(params, source, share, ring);
+    produce_tiles<Traits>(params, share, ring);
   } else {
     write_empty_outputs<Traits>(params, blockIdx.x);
     consume_tiles<Traits>(params, ring);

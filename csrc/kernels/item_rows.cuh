@@ -5,17 +5,20 @@
 
 namespace leanattn {
 
-// Where the query rows of an item are.
+// Where the query rows of an item are. They are neighbours: either several KV heads with their whole groups, or a block
+// of one group.
 struct ItemRows {
   int32_t seq;
-  int32_t kv_head;
+  int32_t kv_head;     // the first
   int32_t first_head;  // query head of the item's row 0
   int32_t count;       // rows of this item: the last query block of a group may have fewer
 
   __device__ __forceinline__ static ItemRows of(const DecodeParams& p, int32_t seq, int32_t item) {
-    const int32_t kv_head = p.row_blocks == 1 ? item : item / p.row_blocks;
-    const int32_t block = item - kv_head * p.row_blocks;
-    const int32_t row = block * p.block_rows;
+    if (p.row_blocks == 1) {
+      const int32_t kv_head = item * p.heads;
+      return {seq, kv_head, kv_head * p.group, p.heads * p.group};
+    }
+    const int32_t kv_head = item / p.row_blocks, row = item % p.row_blocks * p.block_rows;
     return {seq, kv_head, kv_head * p.group + row, min(p.block_rows, p.group - row)};
   }
 };
@@ -23,19 +26,22 @@ struct ItemRows {
 // What is to be done with the result of a span. The producer, which has time, works it out for the warps that compute.
 struct SpanTask {
   ItemRows rows;
-  bool whole_item;     // the result is the output; else it is a partial:
-  int32_t slot;        // its place in the workspace
-  int32_t partial;     // its number among the item's
+  bool whole_item;  // the result is the output; else it is a partial:
+  int32_t slot;     // its place in the workspace
   CutItem cut;
   MergeGroups groups;
+  int32_t group;    // of neighbours that are merged first, with this many members; one alone goes to the next level
+  int32_t members;
 
   __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Shares& shares, int32_t worker,
                                                 const Span& span, const ItemRows& rows) {
-    SpanTask task{rows, span.whole_item(), partial_slot(worker, span), 0, {}, {}};
+    SpanTask task{rows, span.whole_item(), partial_slot(worker, span), {}, {}, 0, 0};
     if (!task.whole_item) {
       task.cut = CutItem::of(shares, span);
-      task.partial = worker - task.cut.first_worker;
       task.groups = MergeGroups::of(task.cut.partials);
+      task.group = task.groups.group_of(worker - task.cut.first_worker);
+      task.members = task.groups.members(task.group, task.cut.partials);
+      if (task.members == 1) task.slot = group_slot(p.workers, task.cut.first_worker, task.group);
     }
     return task;
   }

@@ -1,4 +1,4 @@
-// From parameters to a kernel launch, for every body.
+// From parameters to a kernel launch.
 #pragma once
 
 #include <mutex>
@@ -39,8 +39,7 @@ cudaError_t find_kernel_state(const DeviceLimits& device, KernelState& result) {
 }
 
 template <typename Traits>
-cudaError_t launch_decode(const DecodeParams& params, const typename Traits::Source& source, const DeviceLimits& device,
-                          cudaStream_t stream) {
+cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
   KernelState state;
   const cudaError_t error = find_kernel_state<Traits>(device, state);
   if (error != cudaSuccess) return error;
@@ -56,17 +55,22 @@ cudaError_t launch_decode(const DecodeParams& params, const typename Traits::Sou
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = state.dependent_launch ? 1 : 0;
-  return cudaLaunchKernelEx(&config, decode_kernel<Traits>, params, source, stages);
+  return cudaLaunchKernelEx(&config, decode_kernel<Traits>, params, stages);
 }
 
-// Calls launch_with(kRows as a std::integral_constant), with as few rows of padding as there can be: each costs MMAs,
-// exponentials and registers.
+// Calls launch_with(kRows, kHeads), both std::integral_constant, with as few rows of padding as there can be: each costs
+// MMAs, exponentials and registers. tile_table.h says when an item has several heads.
 template <typename LaunchWith>
-cudaError_t with_rows(int32_t block_rows, const LaunchWith& launch_with) {
-  if (block_rows <= 8) return launch_with(std::integral_constant<int, 8>{});
-  if (block_rows <= 16) return launch_with(std::integral_constant<int, 16>{});
+cudaError_t with_rows_and_heads(const DecodeParams& params, const LaunchWith& launch_with) {
   static_assert(tile_table::kMaxBlockRows == 32);
-  return launch_with(std::integral_constant<int, 32>{});
+  constexpr std::integral_constant<int, 1> kOneHead;
+  if (params.heads > 1) {
+    return launch_with(std::integral_constant<int, tile_table::kManyHeadsRows>{},
+                       std::integral_constant<int, tile_table::kManyHeads>{});
+  }
+  if (params.block_rows <= 8) return launch_with(std::integral_constant<int, 8>{}, kOneHead);
+  if (params.block_rows <= 16) return launch_with(std::integral_constant<int, 16>{}, kOneHead);
+  return launch_with(std::integral_constant<int, 32>{}, kOneHead);
 }
 
 }  // namespace leanattn

@@ -8,8 +8,8 @@ namespace leanattn {
 
 template <typename Element, int kHeadDim>
 cudaError_t launch_portable(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
-  return with_rows(params.block_rows, [&](auto rows) {
-    return launch_decode<PortableTraits<Element, kHeadDim, rows>>(params, {}, device, stream);
+  return with_rows_and_heads(params, [&](auto rows, auto heads) {
+    return launch_decode<PortableTraits<Element, kHeadDim, rows, heads>>(params, device, stream);
   });
 }
 

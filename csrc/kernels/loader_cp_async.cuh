@@ -19,49 +19,43 @@ class CpAsyncLoader {
  public:
   static constexpr int kProducerWarps = Traits::kWarps;
   static constexpr int kProducerThreads = 32 * kProducerWarps;
-  // Of a stage's `full` barrier: every lane when its copies have landed, and the writer of the note.
-  static constexpr int kArrivals = kProducerThreads + 1;
-  static constexpr bool kZeroesTail = true;
+  // Of a stage's `full` barrier: every lane when its copies have landed, and the writers of the note and of the task,
+  // which are of two warps, so that neither is held up by both.
+  static constexpr int kArrivals = kProducerThreads + 2;
 
-  __device__ __forceinline__ static void prepare(const typename Traits::Source&, const TileRing<Traits>&) {}
-  // Stage 3: partials [first, end) of a list into shared memory, a warp a partial.
+  // Stage 3: partials, `floats` of each, into shared memory, a warp a partial.
   static constexpr int kStagingArrivals = Traits::kComputeThreads;
-  __device__ __forceinline__ static void stage_partials(const PartialList<Traits>& list, int32_t first, int32_t end,
-                                                        int rows, const Staging& staging) {
+  __device__ __forceinline__ static void stage_partials(const PartialList& list, int32_t floats,
+                                                        const Staging& staging) {
     const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
-    for (int32_t n = first + warp; n < end; n += Traits::kWarps) {
-      const float* from = list[n].memory;
-      float* to = staging.memory + (n - first) * list.floats();
+    for (int32_t n = warp; n < list.count; n += Traits::kWarps) {
+      const float* from = list[n];
+      float* to = staging.memory + n * floats;
 #pragma unroll 4
-      for (int i = lane * 4; i < rows * Partial<Traits>::kRow; i += 32 * 4) copy_16_bytes(to + i, from + i);
+      for (int i = lane * 4; i < floats; i += 32 * 4) copy_16_bytes(to + i, from + i);
     }
     ptx::mbarrier_arrive_after_copies(staging.barrier);
   }
 
-  __device__ __forceinline__ static bool runs_here() { return producer_thread() >= 0; }
   __device__ __forceinline__ static bool writes_notes() { return producer_thread() == 0; }
+  __device__ __forceinline__ static bool writes_tasks() { return producer_thread() == 32; }
 
-  __device__ __forceinline__ CpAsyncLoader(const DecodeParams& params, const typename Traits::Source&,
-                                           const TileRing<Traits>& ring)
+  __device__ __forceinline__ CpAsyncLoader(const DecodeParams& params, const TileRing<Traits>& ring)
       : params_(params), ring_(ring) {}
 
   __device__ __forceinline__ void begin_span(const ItemRows& rows, int32_t token) {
     rows_ = rows;
-    const int32_t lane_token = token + producer_warp() * Traits::kWarpTokens + row_of_lane();
+    const int32_t lane_token = token + Traits::first_token_of_warp(producer_warp()) + row_of_lane();
     k_ = source(params_.k, params_.k_strides, lane_token);
     v_ = source(params_.v, params_.v_strides, lane_token);
   }
 
-  __device__ __forceinline__ void load_nothing(int stage) {
-    ptx::mbarrier_arrive(&ring_.smem.full[stage]);
-    if (writes_notes()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
-  }
-
-  // The tile at the loader's place; `visible` tokens of it belong to the sequence.
+  // The tile at the loader's place; `visible` tokens of it belong to the sequence. The caller then calls finish(): only
+  // with its arrivals can the stage be full.
   __device__ __forceinline__ void load(int stage, int32_t, int32_t visible, bool first, int span_slot) {
     const typename Traits::KvLayout layout;
     const int lane_offset = layout(row_of_lane(), column_of_lane());
-    const int lane_visible = visible - producer_warp() * Traits::kWarpTokens - row_of_lane();
+    const int lane_visible = visible - Traits::first_token_of_warp(producer_warp()) - row_of_lane();
     Element* keys = ring_.keys(stage, producer_warp());
     Element* values = ring_.values(stage, producer_warp());
 #pragma unroll
@@ -76,8 +70,10 @@ class CpAsyncLoader {
     k_ += Traits::kTileTokens * params_.k_strides.token;
     v_ += Traits::kTileTokens * params_.v_strides.token;
     if (first) load_query(span_slot);
+  }
+  __device__ __forceinline__ void finish(int stage) {
     ptx::mbarrier_arrive_after_copies(&ring_.smem.full[stage]);
-    if (writes_notes()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
+    if (writes_notes() || writes_tasks()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
   }
 
  private:
@@ -85,10 +81,12 @@ class CpAsyncLoader {
   __device__ __forceinline__ void load_query(int slot) const {
     const auto* q = static_cast<const Element*>(params_.q) + rows_.seq * params_.q_strides.batch;
     const typename Traits::QueryLayout layout;
-    for (int i = producer_thread(); i < Traits::kRows * kLanesPerRow; i += kProducerThreads) {
-      const int row = i / kLanesPerRow, column = i % kLanesPerRow * kChunk;
-      copy_or_zero(ring_.query(slot) + layout(row, column),
-                   q + (rows_.first_head + row) * params_.q_strides.head + column, row < rows_.count);
+    const int rows = rows_.count / Traits::kHeads;  // of a head
+    for (int i = producer_thread(); i < Traits::kHeads * Traits::kRows * kLanesPerRow; i += kProducerThreads) {
+      const int head = i / (Traits::kRows * kLanesPerRow), row = i / kLanesPerRow % Traits::kRows;
+      const int column = i % kLanesPerRow * kChunk;
+      copy_or_zero(ring_.query(slot, head) + layout(row, column),
+                   q + (rows_.first_head + head * rows + row) * params_.q_strides.head + column, row < rows);
     }
   }
 
@@ -98,8 +96,8 @@ class CpAsyncLoader {
   __device__ __forceinline__ static int column_of_lane() { return int(threadIdx.x) % kLanesPerRow * kChunk; }
 
   __device__ __forceinline__ const Element* source(const void* cache, const CacheStrides& strides, int32_t token) const {
-    return static_cast<const Element*>(cache) + rows_.seq * strides.batch + rows_.kv_head * strides.head +
-           token * strides.token + column_of_lane();
+    return static_cast<const Element*>(cache) + rows_.seq * strides.batch +
+           (rows_.kv_head + Traits::head_of_warp(producer_warp())) * strides.head + token * strides.token + column_of_lane();
   }
 
   const DecodeParams& params_;

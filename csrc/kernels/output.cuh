@@ -11,14 +11,14 @@
 namespace leanattn {
 
 // Natural log of the sum of exponentials; m is in log2 units.
-__device__ __forceinline__ float log_sum_exp(float m, float l) { return CUDART_LN2_F * (m + log2f(l)); }
+__device__ __forceinline__ float log_sum_exp(float m, float l) { return CUDART_LN2_F * (m + __log2f(l)); }
 
 // Four neighbouring columns of one row: un-normalised O, with the row's m and l.
 template <typename Traits>
 __device__ __forceinline__ void store_output(const DecodeParams& p, const ItemRows& rows, int row, int column, float4 o,
                                              float2 ml) {
   using Element = typename Traits::Element;
-  const float inverse = ml.y == 0.f ? 0.f : 1.f / ml.y;  // no visible weight at all: output 0, not 0 / 0
+  const float inverse = ml.y == 0.f ? 0.f : ptx::reciprocal_approx(ml.y);  // no visible weight: 0, not 0 / 0
   const cutlass::Array<float, 4> normalised{o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse};
   const auto cast = cutlass::NumericArrayConverter<Element, float, 4>{}(normalised);
   const int32_t head = rows.first_head + row;
@@ -36,6 +36,7 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
     const ItemRows rows{seq, 0, 0, p.num_kv_heads * p.group};  // all heads
+#pragma unroll 1  // seldom run, and in the way of what is
     for (int i = int(threadIdx.x) * 4; i < rows.count * Traits::kHeadDim; i += Traits::kComputeThreads * 4) {
       store_output<Traits>(p, rows, i / Traits::kHeadDim, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
     }

@@ -28,7 +28,6 @@ constexpr int32_t kPartialRowExtra = 4;
 // Test hooks; all zero in a normal call.
 struct DebugOptions {
   uint32_t delay_seed;  // not 0: workers pause for pseudo-random times before they publish and merge
-  bool portable;        // the portable body, whatever the GPU
 };
 
 struct DecodeParams {
@@ -46,8 +45,9 @@ struct DecodeParams {
   int32_t batch;
   int32_t num_kv_heads;
   int32_t group;       // query heads per KV head: the query rows that share a read of K and V
-  int32_t block_rows;  // query rows of an item, ceil(group / row_blocks)
-  int32_t row_blocks;  // items per (sequence, KV head)
+  int32_t block_rows;  // query rows of a KV head in an item, ceil(group / row_blocks)
+  int32_t row_blocks;  // items per (sequence, KV head); 1 unless heads is 1
+  int32_t heads;       // KV heads of an item
   int32_t head_dim;
   int32_t max_tokens;
   int32_t tile_tokens;
@@ -58,9 +58,9 @@ struct DecodeParams {
   Workspace workspace;
   DebugOptions debug;
 
-  LEANATTN_HOST_DEVICE int64_t partial_floats() const { return int64_t{block_rows} * (head_dim + kPartialRowExtra); }
+  LEANATTN_HOST_DEVICE int64_t partial_floats() const { return int64_t{heads} * block_rows * (head_dim + kPartialRowExtra); }
   LEANATTN_HOST_DEVICE TileLine line() const {
-    return {seqlens, batch, num_kv_heads * row_blocks, tile_tokens, max_tokens, item_cost};
+    return {seqlens, batch, num_kv_heads / heads * row_blocks, tile_tokens, max_tokens, item_cost};
   }
 };
 

@@ -5,10 +5,9 @@
 
 namespace leanattn {
 
-template <typename Element, int kHeadDim, int kRows>
-struct PortableTraits : TileTraits<Element, kHeadDim, kRows> {
-  using Base = TileTraits<Element, kHeadDim, kRows>;
-  struct Source {};  // the pointers in DecodeParams are enough
+template <typename Element, int kHeadDim, int kRows, int kHeads>
+struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads> {
+  using Base = TileTraits<Element, kHeadDim, kRows, kHeads>;
   using Loader = CpAsyncLoader<PortableTraits>;
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 

@@ -20,6 +20,16 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// 1 / x, with 1 ulp of error.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Has the value in a register here and now, wherever it is used: so the memory it comes from is in a cache later.
+__device__ __forceinline__ void touch(int32_t value) { asm volatile("" ::"r"(value) : "memory"); }
+
 // The transpose of an 8 x 8 matrix of 16-bit elements that a warp holds: lane i has row i / 4, columns 2 (i % 4) and
 // the next.
 __device__ __forceinline__ uint32_t transpose_8x8(uint32_t pair) {
@@ -49,10 +59,10 @@ __device__ __forceinline__ int thread_index_here() {
   return index;
 }
 
-// A barrier of the first `kThreads` threads of the CTA; barrier 0 is __syncthreads().
+// A barrier of `kThreads` threads of the CTA; number 0 is __syncthreads().
 template <int kThreads>
-__device__ __forceinline__ void named_barrier_sync() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+__device__ __forceinline__ void named_barrier_sync(int number) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
 // --- mbarrier: a phase completes with its last arrival (and byte); its parity is 0, 1, 0, ... -------------------
@@ -94,41 +104,5 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
 #endif
   } while (done == 0);
 }
-
-// --- the copy engine of sm_90 -----------------------------------------------------------------------------------
-
-// An arrival that also announces bytes: the phase completes when they have landed too.
-__device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
-}
-
-__device__ __forceinline__ void prefetch_tensor_map(const void* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
-// One box of a tensor map of five dimensions (tensor_map.h), whole in the first and third.
-__device__ __forceinline__ void tma_load(void* to, const void* map, uint64_t* barrier, int32_t token, int32_t head,
-                                         int32_t seq) {
-  asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %3, %5, %6}], "
-      "[%2];" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(barrier)), "r"(0), "r"(token), "r"(head), "r"(seq)
-      : "memory");
-}
-
-// Consecutive bytes; addresses and size are multiples of 16.
-__device__ __forceinline__ void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
-
-// Between stores to shared memory and the copy engine's later use of it; and of any memory.
-__device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-__device__ __forceinline__ void fence_async_proxy_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 }  // namespace leanattn::ptx

@@ -5,6 +5,7 @@
 // the groups (MergeGroups). The order of the sums is that of the tokens and not of arrival: the same bits on every run.
 #pragma once
 
+#include "debug_delay.cuh"
 #include "output.cuh"
 #include "ptx.cuh"
 #include "softmax_state.cuh"
@@ -33,121 +34,141 @@ struct Partial {
   }
 };
 
+// A barrier of all threads that compute. Numbers from 1 on are those of single heads (warp_merge.cuh).
+template <typename Traits>
+__device__ __forceinline__ void compute_barrier() {
+  ptx::named_barrier_sync<Traits::kComputeThreads>(1 + Traits::kHeads);
+}
+
 // True in exactly one of the `count` CTAs that take the ticket: the last one. All threads that compute call it.
 template <typename Traits>
 __device__ __forceinline__ bool arrives_last(const DecodeParams& p, int32_t ticket, int32_t count,
                                              typename Traits::SharedMemory& smem) {
-  ptx::named_barrier_sync<Traits::kComputeThreads>();  // the whole partial is written before the ticket is taken
+  compute_barrier<Traits>();  // the whole partial is written before the ticket is taken
   if (threadIdx.x == 0) {
     smem.ticket = ptx::atomic_inc_acq_rel(p.workspace.tickets + ticket, uint32_t(count - 1));
   }
-  ptx::named_barrier_sync<Traits::kComputeThreads>();
+  compute_barrier<Traits>();
   return smem.ticket == uint32_t(count - 1);
 }
 
-// The partials of an item that are merged together: every `step`-th in token order.
-template <typename Traits>
+// The partials of an item that are merged together, in token order. All but the first lie evenly.
 struct PartialList {
-  const DecodeParams& params;
-  CutItem cut;
-  int32_t first, step, count;  // count is at most MergeGroups::kMaxMerged
+  float* first;   // [block_rows, Partial::kRow]
+  float* second;  // the next one
+  int64_t stride;  // from the second to the third, and so on, in floats
+  int32_t count;
 
-  __device__ __forceinline__ Partial<Traits> operator[](int32_t i) const {
-    return Partial<Traits>::at(params, cut.slot(first + i * step));
+  // `count` neighbours from number `begin` of the item on.
+  __device__ __forceinline__ static PartialList of(const DecodeParams& p, const CutItem& cut, int32_t begin,
+                                                   int32_t count) {
+    const int64_t floats = p.partial_floats();
+    float* const all = p.workspace.partials;
+    return {all + cut.slot(begin) * floats, all + cut.slot(begin + 1) * floats, 2 * floats, count};
   }
-  __device__ __forceinline__ int32_t floats() const { return int32_t(params.partial_floats()); }
+  // The results of all groups of an item.
+  __device__ __forceinline__ static PartialList of_groups(const DecodeParams& p, const CutItem& cut,
+                                                          const MergeGroups& groups) {
+    const int64_t floats = p.partial_floats();
+    float* const first = p.workspace.partials + group_slot(p.workers, cut.first_worker, 0) * floats;
+    return {first, first + floats, floats, groups.count};
+  }
+  __device__ __forceinline__ float* operator[](int32_t i) const { return i == 0 ? first : second + (i - 1) * stride; }
 };
 
-// Shared memory for partials, into which they are copied all at once while the ring is idle; no capacity while it is
-// not.
+// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. First m
+// of all partials, then the sums, strictly in token order: where the partials are read from, which depends on the CTA
+// that comes last, must not change a bit. A row that the item does not have is a copy of its last one.
+template <typename Traits, typename Emit>
+__device__ __forceinline__ void merge_partials(const PartialList& list, int rows, const Emit& emit) {
+  constexpr int kRowQuads = Traits::kHeadDim / 4;
+  constexpr int kRowStep = Traits::kComputeThreads / kRowQuads;
+  // A thread has four columns of a row, and a few rows at a time: more would take registers from the tile loop.
+  constexpr int kThreadRows = std::min(Traits::kHeads * Traits::kRows / kRowStep, 4);
+  constexpr int kRow = Partial<Traits>::kRow;
+  const int thread = ptx::thread_index_here(), column = thread % kRowQuads * 4;
+#pragma unroll 1
+  for (int thread_row = thread / kRowQuads; thread_row < rows; thread_row += kThreadRows * kRowStep) {
+    int offset[kThreadRows];
+    float2 ml[kThreadRows];
+    float4 sum[kThreadRows] = {};
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      offset[i] = min(thread_row + i * kRowStep, rows - 1) * kRow;
+      ml[i] = {list.first[offset[i] + Traits::kHeadDim], 0.f};
+    }
+    const float* part = list.second;
+#pragma unroll 4
+    for (int32_t n = 1; n < list.count; ++n, part += list.stride) {
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) ml[i].x = fmaxf(ml[i].x, part[offset[i] + Traits::kHeadDim]);
+    }
+    part = list.first;
+    const float* next = list.second;
+#pragma unroll 4
+    for (int32_t n = 0; n < list.count; ++n, part = next, next += list.stride) {
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) {
+        const float4 o = *reinterpret_cast<const float4*>(part + offset[i] + column);
+        const float2 part_ml = *reinterpret_cast<const float2*>(part + offset[i] + Traits::kHeadDim);
+        const float f = rescale_factor(part_ml.x, ml[i].x);
+        ml[i].y += part_ml.y * f;
+        sum[i] = {sum[i].x + o.x * f, sum[i].y + o.y * f, sum[i].z + o.z * f, sum[i].w + o.w * f};
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      if (thread_row + i * kRowStep < rows) emit(thread_row + i * kRowStep, column, sum[i], ml[i]);
+    }
+  }
+}
+
+// Shared memory into which all partials are copied at once, while the ring is idle: the way to L2 is what costs time.
 struct Staging {
-  float* memory;      // [capacity, block_rows, Partial::kRow]
-  int32_t capacity;   // partials
+  float* memory;
+  int32_t floats;     // 0 while the ring is in use
   uint64_t* barrier;  // completes when the copies have landed
   uint32_t parity;
 };
 
-// m and l of the item's rows over all partials of the list, and the factor of each partial's O: a lane a partial, a
-// warp every fourth row. The rows of a warp are under way together.
+// The list in shared memory, or the list as it is if there is no room.
 template <typename Traits>
-__device__ __forceinline__ void merge_ml(const PartialList<Traits>& list, int rows,
-                                         typename Traits::SharedMemory& smem) {
-  constexpr int kWarpRows = Traits::kRows / Traits::kWarps;
-  static_assert(MergeGroups::kMaxMerged == 32);
-  const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
-  const Partial<Traits> partial = list[min(lane, list.count - 1)];
-  float2 ml[kWarpRows];
-#pragma unroll
-  for (int i = 0; i < kWarpRows; ++i) {
-    const int row = i * Traits::kWarps + warp;
-    ml[i] = {kNoMaximum, 0.f};
-    if (row < rows && lane < list.count) ml[i] = __ldcg(&partial.ml(row));
-  }
-#pragma unroll
-  for (int i = 0; i < kWarpRows; ++i) {
-    const int row = i * Traits::kWarps + warp;
-    float m = ml[i].x;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
-    const float factor = rescale_factor(ml[i].x, m);
-    float l = ml[i].y * factor;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) l += __shfl_xor_sync(~0u, l, step);
-    smem.factor(lane, row) = factor;
-    if (lane == 0) smem.merged_ml[row] = {m, l};
-  }
+__device__ __forceinline__ PartialList staged(const PartialList& list, int rows, Staging& staging) {
+  const int32_t floats = rows * Partial<Traits>::kRow;
+  if (list.count * floats > staging.floats) return list;
+  Traits::Loader::stage_partials(list, floats, staging);
+  ptx::mbarrier_wait(staging.barrier, staging.parity);
+  staging.parity ^= 1;
+  return {staging.memory, staging.memory + floats, floats, list.count};
 }
 
-// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. First
-// the factors, then the sum, strictly in token order: where the partials are read from, which depends on the CTA that
-// comes last, must not change a bit. What costs time is the way to L2, so all that fits is requested at once.
-template <typename Traits, typename Emit>
-__device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, int rows, Staging& staging,
-                                               typename Traits::SharedMemory& smem, const Emit& emit) {
-  constexpr int kRowQuads = Traits::kHeadDim / 4;
-  constexpr int kRowStep = Traits::kComputeThreads / kRowQuads;
-  constexpr int kThreadRows = Traits::kRows / kRowStep;  // four columns of each
-  const int thread = ptx::thread_index_here(), thread_row = thread / kRowQuads, column = thread % kRowQuads * 4;
-  float4 sum[kThreadRows] = {};
-  const int32_t chunk = staging.capacity > 0 ? staging.capacity : list.count;
-  for (int32_t first = 0; first < list.count; first += chunk) {
-    const int32_t end = min(first + chunk, list.count);
-    if (staging.capacity > 0) Traits::Loader::stage_partials(list, first, end, rows, staging);
-    if (first == 0) {
-      merge_ml(list, rows, smem);
-      ptx::named_barrier_sync<Traits::kComputeThreads>();
-    }
-    // The first partial of an item has another place than those that follow it.
-    const float* part = list[first].memory;
-    const float* next = list[min(first + 1, list.count - 1)].memory;
-    int64_t stride = int64_t{2} * list.step * list.floats();
-    if (staging.capacity > 0) {
-      ptx::mbarrier_wait(staging.barrier, staging.parity);
-      staging.parity ^= 1;
-      part = staging.memory;
-      stride = list.floats();
-      next = part + stride;
-    }
-    part += thread_row * Partial<Traits>::kRow + column;
-    next += thread_row * Partial<Traits>::kRow + column;
-#pragma unroll 4
-    for (int32_t n = first; n < end; ++n, part = next, next += stride) {
-#pragma unroll
-      for (int i = 0; i < kThreadRows; ++i) {
-        const int row = thread_row + i * kRowStep;
-        if (row >= rows) break;
-        const float4 o = *reinterpret_cast<const float4*>(part + i * kRowStep * Partial<Traits>::kRow);
-        const float f = smem.factor(n, row);
-        sum[i] = {sum[i].x + o.x * f, sum[i].y + o.y * f, sum[i].z + o.z * f, sum[i].w + o.w * f};
-      }
-    }
-    // Before the next chunk, or the next merge, overwrites what others still read.
-    ptx::named_barrier_sync<Traits::kComputeThreads>();
-  }
-#pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) {
-    const int row = thread_row + i * kRowStep;
-    if (row < rows) emit(row, column, sum[i], smem.merged_ml[row]);
+// Stage 3 of a span whose partial is written. What ends in the last CTA of the item with
+// 4. its output.
+template <typename Traits>
+__device__ __forceinline__ void reduce_partials(const DecodeParams& p, const SpanTask& task, Staging& staging,
+                                                typename Traits::SharedMemory& smem) {
+  const CutItem& cut = task.cut;
+  const MergeGroups& groups = task.groups;
+  const int32_t first_of_group = task.group * groups.size;
+  const auto group_result = Partial<Traits>::at(p, group_slot(p.workers, cut.first_worker, task.group));
+#pragma unroll 1
+  for (bool top = groups.count == 1 || task.members == 1;; top = true) {
+    const bool of_groups = top && groups.count > 1;
+    const PartialList list = of_groups ? PartialList::of_groups(p, cut, groups)
+                                       : PartialList::of(p, cut, first_of_group, task.members);
+    const int32_t ticket = cut.first_worker + (of_groups ? groups.item_ticket() : first_of_group);
+    debug_delay(p.debug, blockIdx.x, 4 * task.rows.seq + 2 * of_groups);
+    if (!arrives_last<Traits>(p, ticket, list.count, smem)) return;
+    debug_delay(p.debug, blockIdx.x, 4 * task.rows.seq + 2 * of_groups + 1);
+    merge_partials<Traits>(staged<Traits>(list, task.rows.count, staging), task.rows.count,
+                           [&](int row, int column, float4 o, float2 ml) {
+                             if (top) {
+                               store_output<Traits>(p, task.rows, row, column, o, ml);
+                             } else {
+                               group_result.store(row, column, o, ml);
+                             }
+                           });
+    if (top) return;
   }
 }
 

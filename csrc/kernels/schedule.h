@@ -178,8 +178,12 @@ LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, const Shares&
 // --- where the partials of a cut item lie (stage 3) -----------------------------------------------------
 //
 // At most the first and the last span of a worker are cut, so two slots a worker are enough for any batch:
-// slot 2w holds the partial of a span that continues an item, slot 2w + 1 of one that begins it.
-LEANATTN_HOST_DEVICE constexpr int32_t partial_slots(int32_t workers) { return 2 * workers; }
+// slot 2w holds the partial of a span that continues an item, slot 2w + 1 of one that begins it. One more a worker
+// holds the results of groups of partials (MergeGroups): an item has fewer groups than workers that do nothing else.
+LEANATTN_HOST_DEVICE constexpr int32_t partial_slots(int32_t workers) { return 3 * workers; }
+LEANATTN_HOST_DEVICE constexpr int32_t group_slot(int32_t workers, int32_t first_worker, int32_t group) {
+  return 2 * workers + first_worker + 1 + group;
+}
 LEANATTN_HOST_DEVICE int32_t partial_slot(int32_t worker, const Span& span) {
   return 2 * worker + (span.starts_item() ? 1 : 0);
 }
@@ -203,9 +207,7 @@ struct MergeGroups {
   int32_t size;   // partials of a group; the last one may have fewer
   int32_t count;  // groups; 1 if the item is merged at once
 
-  // The result of a group takes the slot of the group's first partial.
   static constexpr int32_t kMaxAtOnce = 24;
-  static constexpr int32_t kMaxMerged = 32;  // in a group, or groups of an item: the root of 1024 workers
 
   LEANATTN_HOST_DEVICE static MergeGroups of(int32_t partials) {
     if (partials <= kMaxAtOnce) return {partials, 1};
@@ -218,10 +220,10 @@ struct MergeGroups {
     const int32_t rest = partials - group * size;
     return rest < size ? rest : size;
   }
-  // Tickets are counted from that of the item, its first worker's. Each is that of a worker that has nothing but this
-  // item, or of the item's first worker; so no other item uses it.
-  LEANATTN_HOST_DEVICE int32_t group_ticket(int32_t group) const { return group * size; }
-  LEANATTN_HOST_DEVICE int32_t item_ticket() const { return count == 1 ? 0 : 1; }
+  // The ticket of a group is that of its first worker; the ticket of the groups, counted from the item's first worker.
+  // Both workers have nothing but this item, or begin with it, so no other item uses their tickets. But the worker of a
+  // group of one, the last, may begin another item: it has nobody to wait for, and takes no ticket of its group.
+  LEANATTN_HOST_DEVICE int32_t item_ticket() const { return 1; }
 };
 
 }  // namespace leanattn

@@ -59,11 +59,8 @@ class TileLoop {
 
   // Folds in this warp's tokens of a tile, of which `visible`, at least one, belong to the sequence.
   // `keys`, `values`: [kWarpTokens, head_dim], KvLayout.
-  __device__ __forceinline__ void fold_tile(const Element* keys, Element* values, float scale_log2, int visible) {
+  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, float scale_log2, int visible) {
     using namespace cute;
-    if constexpr (!Traits::Loader::kZeroesTail) {
-      if (visible < Traits::kWarpTokens) zero_tail(values, visible);
-    }
     auto scores = multiply_key_query(keys);
 #pragma unroll
     for (int i = 0; i < size(scores); ++i) scores(i) *= scale_log2;
@@ -93,17 +90,6 @@ class TileLoop {
   __device__ __forceinline__ static auto query_copier() { return cute::make_tiled_copy_B(LoadQuery{}, TiledMma{}); }
   __device__ __forceinline__ auto query_tensor() const {
     return cute::make_tensor(cute::make_smem_ptr(query_memory_), typename Traits::QueryLayout{});
-  }
-
-  // Beyond the length may be anything, and NaN times a weight of zero would not be zero.
-  __device__ __forceinline__ static void zero_tail(Element* values, int visible) {
-    constexpr int kChunk = 16 / int(sizeof(Element)), kRowChunks = Traits::kHeadDim / kChunk;
-    const typename Traits::KvLayout layout;
-    for (int i = visible * kRowChunks + int(threadIdx.x) % 32; i < Traits::kWarpTokens * kRowChunks; i += 32) {
-      *reinterpret_cast<uint4*>(values + layout(i / kRowChunks, i % kRowChunks * kChunk)) = {};
-    }
-    ptx::fence_async_proxy();  // the copy engine will write here again
-    __syncwarp();
   }
 
   // S^T = K Q^T, [tokens, rows]. With few independent accumulators the sum over head_dim runs in two chains, even and

@@ -35,7 +35,7 @@ struct TileRing {
   SharedMemory& smem;
   int num_stages;
   Element* tiles;    // [stage, warp, K|V, kWarpTokens, head_dim]
-  Element* queries;  // [slot, rows, kQueryStride]
+  Element* queries;  // [slot, head, row, kQueryStride]
 
   __device__ __forceinline__ TileRing(unsigned char* memory, int stages)
       : smem(*reinterpret_cast<SharedMemory*>(memory + stages * Traits::kStageBytes)),
@@ -60,7 +60,9 @@ struct TileRing {
   __device__ __forceinline__ Element* values(int stage, int warp) const {
     return keys(stage, warp) + Traits::kWarpElements;
   }
-  __device__ __forceinline__ Element* query(int slot) const { return queries + slot * Traits::kQueryElements; }
+  __device__ __forceinline__ Element* query(int slot, int head) const {
+    return queries + slot * Traits::kQueryElements + head * Traits::kRows * Traits::kQueryStride;
+  }
 };
 
 }  // namespace leanattn

@@ -13,12 +13,18 @@ constexpr int32_t kMaxBlockRows = 32;
 // Workers at most; the size of a block of tickets. Far above any SM count, small enough to hand out freely (4 KiB).
 constexpr int32_t kMaxWorkers = 1024;
 
-// CUDA: 32 KiB of 16-bit K and V a tile. One SM of an H200 reads that in 0.9 us, short enough to balance small
-// batches, and long enough that the work a tile costs besides reading hides behind it.
-constexpr int32_t cuda_tile_tokens(int32_t head_dim) { return head_dim <= 64 ? 128 : 64; }
+// CUDA: 32 KiB of 16-bit K and V a tile, of one KV head or of several neighbours. One SM of an H200 reads that in
+// 0.9 us, short enough to balance small batches, and long enough that the work a tile costs besides hides behind it.
+constexpr int32_t cuda_tile_tokens(int32_t head_dim, int32_t heads) { return (head_dim <= 64 ? 128 : 64) / heads; }
 
-// CUDA: to switch items (load Q, merge the warps, write) takes a CTA about as long as a tile does.
-constexpr int32_t kCudaItemCost = 1;
+// CUDA: to switch items (load Q, merge the warps, write) takes a CTA about as long as a tile does; with several heads
+// there is more to write.
+constexpr int32_t cuda_item_cost(int32_t heads) { return heads == 1 ? 1 : 2; }
+
+// CUDA: items of several KV heads have this many, with this many query rows each at most: more rows of Q and of partials
+// do not fit into shared memory.
+constexpr int32_t kManyHeads = 4;
+constexpr int32_t kManyHeadsRows = 8;
 
 // CPU: 64 rows of K and V of the heads that are read together, and the next ones on their way, fit a core's L2 cache.
 // 32 rows cost 5% where arithmetic is the limit (groups of 8 and more), 128 cost 15% on sequences of some hundred
@@ -36,5 +42,35 @@ constexpr RowBlocks row_blocks(int32_t group) {
   const int32_t blocks = ceil_div(group, kMaxBlockRows);
   return {blocks, ceil_div(group, blocks)};
 }
+
+
+// What a call is, as far as it is known on the host.
+struct Shape {
+  int32_t batch, max_tokens, num_kv_heads, group, head_dim;
+};
+
+// CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
+// them faster together than one after the other: 2% of the time at 256 bytes a head, 5% at 128 (docs/tuning.md). So
+// an item has several heads, unless that leaves so few items that merging what is cut costs more: some 4 us.
+constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
+  if (shape.num_kv_heads % kManyHeads != 0 || shape.group > kManyHeadsRows) return 1;
+  const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
+  const int64_t bytes = int64_t{shape.batch} * shape.max_tokens * shape.num_kv_heads * shape.head_dim * 4;
+  constexpr int64_t kMergeBytes = 18'000'000;  // read in 4 us
+  const int64_t gained_bytes = bytes / 100 * (shape.head_dim <= 64 ? 5 : 2);
+  const bool few_cuts = 10 * items >= 9 * workers;
+  return few_cuts || (gained_bytes > kMergeBytes && 16 * items >= workers) ? kManyHeads : 1;
+}
+
+struct Tiling {
+  int32_t heads;        // of an item
+  int32_t tile_tokens;
+  int32_t item_cost;
+};
+constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
+  const int32_t heads = cuda_heads(shape, workers);
+  return {heads, cuda_tile_tokens(shape.head_dim, heads), cuda_item_cost(heads)};
+}
+constexpr Tiling cpu_tiling() { return {1, kCpuTileTokens, kCpuItemCost}; }
 
 }  // namespace leanattn::tile_table

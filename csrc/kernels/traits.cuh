@@ -24,18 +24,24 @@ struct alignas(8) TileNote {
 // The MMA is m16n8k16 with tokens (of Q K^T) or columns of head_dim (of P V) as its 16 rows and the query rows as its 8
 // columns: a group of at most eight fills it without padding to sixteen, which is half the MMAs, exponentials and
 // accumulator registers of the other way round.
-template <typename Element_, int kHeadDim_, int kRows_>
+template <typename Element_, int kHeadDim_, int kRows_, int kHeads_>
 struct TileTraits {
   using Element = Element_;  // cutlass::half_t or cutlass::bfloat16_t
   static constexpr int kHeadDim = kHeadDim_;
-  static constexpr int kRows = kRows_;  // query rows of an item, padded: 8, 16 or 32
+  static constexpr int kRows = kRows_;    // query rows of a KV head in an item, padded: 8, 16 or 32
+  static constexpr int kHeads = kHeads_;  // KV heads of an item
 
-  // Four warps compute, one a scheduler: each takes its own tokens of every tile and keeps its own m, l, O, so the tile
-  // loop has no CTA barrier.
+  // Four warps compute, one a scheduler: each takes its own tokens, or its own head, of every stage and keeps its own m, l,
+  // O, so the tile loop has no CTA barrier.
   static constexpr int kWarps = 4;
   static constexpr int kComputeThreads = 32 * kWarps;
-  static constexpr int kTileTokens = tile_table::cuda_tile_tokens(kHeadDim);
-  static constexpr int kWarpTokens = kTileTokens / kWarps;
+  // A stage of the ring is a lean tile. The warps of a head take tokens that follow each other.
+  static constexpr int kHeadWarps = kWarps / kHeads;
+  static constexpr int kTileTokens = tile_table::cuda_tile_tokens(kHeadDim, kHeads);
+  static constexpr int kWarpTokens = kTileTokens / kHeadWarps;
+  static_assert(kHeadWarps * kHeads == kWarps);
+  __device__ __forceinline__ static int head_of_warp(int warp) { return warp / kHeadWarps; }
+  __device__ __forceinline__ static int first_token_of_warp(int warp) { return warp % kHeadWarps * kWarpTokens; }
 
   // 16 rows of Q are 32 registers at head_dim 128; 32 rows beside 128 registers of O do not fit.
   static constexpr bool kQueryInRegisters = kRows <= 16;
@@ -66,10 +72,10 @@ struct TileTraits {
 
   static constexpr int kWarpElements = kWarpTokens * kHeadDim;     // K, or V, of a warp's tokens
   static constexpr int kStageElements = 2 * kWarps * kWarpElements;  // [warp, K|V, kWarpTokens, head_dim]
-  static constexpr int kQueryElements = kRows * kQueryStride;
+  static constexpr int kQueryElements = kHeads * kRows * kQueryStride;  // [head, row]
   static constexpr int kStageBytes = (kStageElements + kQueryElements) * int(sizeof(Element));
 
-  // Everything but the ring, [stage, warp, K|V, kWarpTokens, head_dim], and its queries, [stage, rows, kQueryStride],
+  // Everything but the ring, [stage, warp, K|V, kWarpTokens, head_dim], and its queries, [stage, head, row, kQueryStride],
   // which come first.
   static constexpr int kMaxStages = 6;
   struct SharedMemory {
@@ -86,11 +92,7 @@ struct TileTraits {
     SpanTask tasks[kMaxStages];
     // Stage 3.
     uint64_t staged;  // partials have landed in the idle ring
-    float2 merged_ml[kRows];
     uint32_t ticket;
-    // What each partial's O is multiplied with, in memory that merge_warps is done with.
-    __device__ float& factor(int partial, int row) { return (&merge[0][0][0])[partial * kRows + row]; }
-    static_assert(MergeGroups::kMaxMerged * kRows <= kWarps * kMergeRows * kMergeStride);
   };
   static constexpr int kFixedBytes = sizeof(SharedMemory);
   static_assert(kStageBytes % alignof(SharedMemory) == 0);

@@ -1,26 +1,26 @@
-// End of a span: the four warps, each with the (m, l, O) of its own tokens, become one state of the CTA.
+// End of a span: the warps of a head, each with the (m, l, O) of its own tokens, become one state.
 #pragma once
 
 #include "tile_loop.cuh"
 
 namespace leanattn {
 
-// m and l over all warps of a row of this pass, and what each warp's O is multiplied with to fit them.
+// m and l over all warps of a head, of a row of this pass, and what each warp's O is multiplied with to fit them.
 template <typename Traits>
 struct WarpFactors {
   float2 ml;
-  float factor[Traits::kWarps];
+  float factor[Traits::kHeadWarps];
 
-  __device__ __forceinline__ static WarpFactors of(const typename Traits::SharedMemory& smem, int row) {
-    float2 warp_ml[Traits::kWarps];
+  __device__ __forceinline__ static WarpFactors of(const typename Traits::SharedMemory& smem, int first_warp, int row) {
+    float2 warp_ml[Traits::kHeadWarps];
     WarpFactors result{{kNoMaximum, 0.f}, {}};
 #pragma unroll
-    for (int w = 0; w < Traits::kWarps; ++w) {
-      warp_ml[w] = smem.warp_ml[w][row];
+    for (int w = 0; w < Traits::kHeadWarps; ++w) {
+      warp_ml[w] = smem.warp_ml[first_warp + w][row];
       result.ml.x = fmaxf(result.ml.x, warp_ml[w].x);
     }
 #pragma unroll
-    for (int w = 0; w < Traits::kWarps; ++w) {
+    for (int w = 0; w < Traits::kHeadWarps; ++w) {
       result.factor[w] = rescale_factor(warp_ml[w].x, result.ml.x);
       result.ml.y += warp_ml[w].y * result.factor[w];
     }
@@ -28,44 +28,55 @@ struct WarpFactors {
   }
 };
 
-// Calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's `rows` rows, spread
-// over the threads that compute. They all call it.
+// A barrier of the warps of one head.
+template <typename Traits>
+__device__ __forceinline__ void head_barrier(int head) {
+  if constexpr (Traits::kHeadWarps == 1) {
+    __syncwarp();
+  } else {
+    ptx::named_barrier_sync<32 * Traits::kHeadWarps>(1 + head);
+  }
+}
+
+// Calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows, `rows` a head,
+// spread over the threads of the head. All threads that compute call it.
 template <typename Traits, typename Emit>
 __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Traits::SharedMemory& smem, int rows,
                                             const Emit& emit) {
   using Loop = TileLoop<Traits>;
   constexpr int kRowQuads = Traits::kHeadDim / 4, kMergeRows = Traits::SharedMemory::kMergeRows;
+  constexpr int kHeadThreads = 32 * Traits::kHeadWarps;
   const int thread = ptx::thread_index_here(), warp = thread / 32, lane = thread % 32;
+  const int head = Traits::head_of_warp(warp), first_warp = head * Traits::kHeadWarps;
   loop.state.finish();
   auto output = loop.output();
 #pragma unroll
   for (int first_row = 0; first_row < Traits::kRows; first_row += kMergeRows) {
-    if (first_row >= rows) break;  // the padding of a small group
-    ptx::named_barrier_sync<Traits::kComputeThreads>();  // nobody reads what was there before
-    constexpr int kPassRows = kMergeRows / 4;            // of a thread
+    if (first_row >= rows) break;         // the padding of a small group
+    head_barrier<Traits>(head);           // nobody reads what was there before
+    constexpr int kPassRows = kMergeRows / 4;  // of a thread
 #pragma unroll
     for (int i = 0; i < kPassRows; ++i) {
       const int r = first_row / 4 + i;
-      const int row = Loop::row(lane, r);
-      if (lane < 4) smem.warp_ml[warp][row - first_row] = {loop.state.m[r], loop.state.l[r]};
+      const int row = Loop::row(lane, r) - first_row;
+      if (lane < 4) smem.warp_ml[warp][row] = {loop.state.m[r], loop.state.l[r]};
 #pragma unroll
-      for (int c = 0; c < Loop::kThreadColumns; ++c) {
-        smem.merge[warp][row - first_row][Loop::place(lane, c)] = output(r, c);
-      }
+      for (int c = 0; c < Loop::kThreadColumns; ++c) smem.merge[warp][row][Loop::place(lane, c)] = output(r, c);
     }
-    ptx::named_barrier_sync<Traits::kComputeThreads>();
+    head_barrier<Traits>(head);
     const int count = min(kMergeRows, rows - first_row);
-    for (int i = thread; i < count * kRowQuads; i += Traits::kComputeThreads) {
+#pragma unroll 1
+    for (int i = thread % kHeadThreads; i < count * kRowQuads; i += kHeadThreads) {
       const int row = i / kRowQuads, column = i % kRowQuads * 4;
-      const auto warps = WarpFactors<Traits>::of(smem, row);
+      const auto warps = WarpFactors<Traits>::of(smem, first_warp, row);
       float4 sum{};
 #pragma unroll
-      for (int w = 0; w < Traits::kWarps; ++w) {
-        const float4 part = *reinterpret_cast<const float4*>(&smem.merge[w][row][column]);
+      for (int w = 0; w < Traits::kHeadWarps; ++w) {
+        const float4 part = *reinterpret_cast<const float4*>(&smem.merge[first_warp + w][row][column]);
         sum = {sum.x + part.x * warps.factor[w], sum.y + part.y * warps.factor[w], sum.z + part.z * warps.factor[w],
                sum.w + part.w * warps.factor[w]};
       }
-      emit(first_row + row, column, sum, warps.ml);
+      emit(head * rows + first_row + row, column, sum, warps.ml);
     }
   }
 }

@@ -234,13 +234,44 @@ def test_row_blocks_hold_the_group(group: int) -> None:
     assert (blocks - 1) * rows < group <= blocks * rows
 
 
-def test_numbers_of_a_device() -> None:
-    assert schedule.item_cost("cpu") == 0
-    assert schedule.item_cost("cuda") >= 0
-    assert schedule.tile_tokens("cuda", 64) > schedule.tile_tokens("cuda", 128) > 0
-    assert schedule.tile_tokens("cpu", 128) > 0
+def tiling_of(device_type: str, **changes: int) -> schedule.Tiling:
+    shape = {
+        "batch": 8,
+        "max_tokens": 8192,
+        "num_kv_heads": 8,
+        "group": 4,
+        "head_dim": 128,
+        "workers": 132,
+    }
+    return schedule.tiling(device_type, **(shape | changes))
+
+
+def test_a_tile_on_a_gpu_has_as_many_bytes_whatever_it_is_of() -> None:
+    for changes in ({}, {"head_dim": 64}, {"batch": 200}, {"batch": 200, "head_dim": 64}):
+        tiling = tiling_of("cuda", **changes)
+        assert tiling.heads * tiling.tile_tokens * changes.get("head_dim", 128) == 8192
+        assert tiling.item_cost > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "heads"),
+    [
+        ({}, 1),
+        ({"batch": 66}, 4),  # as many items of four heads as workers
+        ({"batch": 66, "num_kv_heads": 6}, 1),
+        ({"batch": 66, "group": 9}, 1),
+        ({"batch": 1, "max_tokens": 2**20}, 1),  # two items for all workers
+        ({"batch": 8, "max_tokens": 2**15}, 4),  # a gigabyte
+    ],
+)
+def test_kv_heads_of_an_item(changes: dict[str, int], heads: int) -> None:
+    assert tiling_of("cuda", **changes).heads == heads
+    assert tiling_of("cpu", **changes).heads == 1
+
+
+def test_a_device_must_be_known() -> None:
     with pytest.raises(ValueError, match=r"device_type: .* got 'tpu'"):
-        schedule.tile_tokens("tpu", 128)
+        tiling_of("tpu")
 
 
 def test_cpp_unit_tests(tmp_path: Path) -> None:
