@@ -1,8 +1,8 @@
-"""Refuses bad arguments before an op is called. A message names the argument, what came, what was expected.
+"""Refuses bad arguments with the right type of error. A message names the argument, what came, what was expected.
 
-Every call pays for these checks, so they read each attribute once, and words are put together only for a
-refusal. Strides and alignment concern memory, which a fake tensor does not have: csrc/bindings/arguments.cpp
-checks them.
+The ops check all that keeps a kernel inside its memory themselves (csrc/bindings/arguments.cpp), strides and
+alignment included, but C++ can only raise a ValueError, and a fake tensor never gets there. So these checks run
+when an op has refused a call, and on fake tensors; a call that is right does not pay for them.
 """
 
 from __future__ import annotations
@@ -68,19 +68,35 @@ def check_fit(
         _check_output("lse", lse, torch.float32, device, lse_shape(q))
 
 
-def check_can_run(q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor | None) -> None:
+def check_call(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    out: Tensor | None,
+    softmax_scale: float | None,
+) -> None:
+    """All that can be wrong with a call of decode, but for strides and alignment."""
+    check_fit(q, k_cache, v_cache, cache_seqlens, out)
+    check_can_run(q)
+    check_grad(q, k_cache, v_cache, out)
+    check_scale(softmax_scale)
+
+
+def check_can_run(q: Tensor) -> None:
     """Can the backend do such a call? Only for tensors that fit each other."""
     shape = q.shape
     found = refusals(q.device, q.dtype, shape[-1], 1 if len(shape) == 3 else shape[1])
     if found:
         raise found[0].error(found[0].message)
-    if torch.is_grad_enabled() and (
-        q.requires_grad
-        or k_cache.requires_grad
-        or v_cache.requires_grad
-        or (out is not None and out.requires_grad)
-    ):
-        raise _needs_grad(q=q, k_cache=k_cache, v_cache=v_cache, out=out)
+
+
+def check_grad(q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor | None) -> None:
+    """The only check that every call needs: an op would drop the gradient in silence."""
+    if torch.is_grad_enabled():
+        for tensor in (q, k_cache, v_cache, out):
+            if getattr(tensor, "requires_grad", False):  # what is no tensor is refused by the op
+                raise _needs_grad(q=q, k_cache=k_cache, v_cache=v_cache, out=out)
 
 
 def lse_shape(q: Tensor) -> tuple[int, ...]:
@@ -100,7 +116,7 @@ def _no_tensor(**arguments: object) -> TypeError:
 
 
 def _needs_grad(**arguments: Tensor | None) -> NotImplementedError:
-    name = next(n for n, v in arguments.items() if v is not None and v.requires_grad)
+    name = next(n for n, v in arguments.items() if getattr(v, "requires_grad", False))
     remedy = "decode has no backward; call it under torch.no_grad(), or detach the tensor"
     return NotImplementedError(f"{name}: requires grad, expected a tensor that does not: {remedy}")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_can_run, check_fit, check_scale, lse_shape
+from leanattn.checks import check_call, check_grad, lse_shape
 from leanattn.planning import ALL_WORKERS, num_workers
 
 # The overloads themselves: looking one up again costs about a microsecond a call.
@@ -107,18 +107,24 @@ def decode(
     captured at any lengths computes the right result at all others that are written into ``cache_seqlens``
     before a replay.
     """
-    check_fit(q, k_cache, v_cache, cache_seqlens, out)
-    check_can_run(q, k_cache, v_cache, out)
-    check_scale(softmax_scale)
-    workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
-
     arguments = (q, k_cache, v_cache, cache_seqlens)
-    if out is None:
-        op = _decode_lse if return_lse else _decode
-        result: Tensor | tuple[Tensor, Tensor] = op(
-            *arguments, softmax_scale=softmax_scale, num_workers=workers
-        )
-        return result
-    lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
-    _decode_out(*arguments, out, lse=lse, softmax_scale=softmax_scale, num_workers=workers)
+    # The ops check all that they need themselves, faster; the checks here know the right type of each error.
+    # A call that is being compiled has no memory to look at yet, so it gets the checks first.
+    if torch.compiler.is_compiling():
+        check_call(*arguments, out, softmax_scale)
+    else:
+        check_grad(q, k_cache, v_cache, out)
+    try:
+        workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
+        if out is None:
+            op = _decode_lse if return_lse else _decode
+            result: Tensor | tuple[Tensor, Tensor] = op(
+                *arguments, softmax_scale=softmax_scale, num_workers=workers
+            )
+            return result
+        lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
+        _decode_out(*arguments, out, lse=lse, softmax_scale=softmax_scale, num_workers=workers)
+    except Exception:
+        check_call(*arguments, out, softmax_scale)
+        raise
     return out if lse is None else (out, lse)

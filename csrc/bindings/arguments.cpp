@@ -6,18 +6,32 @@
 
 #include "errors.h"
 #include "kernels/tile_table.h"
+#include "tensor_view.h"
 
 namespace leanattn {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr double kLog2E = 1.4426950408889634;
 
+struct Views {
+  TensorView q, k_cache, v_cache, cache_seqlens, out;
+  std::optional<TensorView> lse;
+
+  static Views of(const DecodeArguments& a) {
+    return {TensorView::of(a.q),
+            TensorView::of(a.k_cache),
+            TensorView::of(a.v_cache),
+            TensorView::of(a.cache_seqlens),
+            TensorView::of(a.out),
+            a.lse != nullptr ? std::optional(TensorView::of(*a.lse)) : std::nullopt};
+  }
+};
+
 // A shape in a message: a call that passes the checks never pays for the text.
 struct ShapeOf {
-  const Tensor& tensor;
+  const TensorView& tensor;
 
   friend std::ostream& operator<<(std::ostream& stream, const ShapeOf& shape) {
     stream << '[';
@@ -26,40 +40,39 @@ struct ShapeOf {
   }
 };
 
-DType dtype_of(const Tensor& q) {
-  switch (q.scalar_type()) {
+DType dtype_of(const TensorView& q) {
+  switch (q.dtype) {
     case ScalarType::Half: return DType::kFloat16;
     case ScalarType::BFloat16: return DType::kBFloat16;
     case ScalarType::Float: return DType::kFloat32;
     default:
       throw std::invalid_argument(
-          concat("leanattn: q: dtype ", toString(q.scalar_type()), ", expected float16, bfloat16 or float32"));
+          concat("leanattn: q: dtype ", toString(q.dtype), ", expected float16, bfloat16 or float32"));
   }
 }
 
-void check_dtype(const Tensor& t, ScalarType expected, const char* name) {
-  check_argument(t.scalar_type() == expected, name, ": dtype ", toString(t.scalar_type()), ", expected ",
+void check_dtype(const TensorView& t, ScalarType expected, const char* name) {
+  check_argument(t.dtype == expected, name, ": dtype ", toString(t.dtype), ", expected ",
                  toString(expected));
 }
 
-void check_device_of_q(const Tensor& t, const Tensor& q, const char* name) {
-  const Device came = Device::of(t), expected = Device::of(q);
-  check_argument(same_device(came, expected), name, ": device ", came, ", expected the device of q, ", expected);
+void check_device_of_q(const TensorView& t, const TensorView& q, const char* name) {
+  check_argument(same_device(t.device, q.device), name, ": device ", t.device, ", expected the device of q, ", q.device);
 }
 
-void check_like_q(const Tensor& t, const Tensor& q, const char* name) {
-  check_dtype(t, q.scalar_type(), name);
+void check_like_q(const TensorView& t, const TensorView& q, const char* name) {
+  check_dtype(t, q.dtype, name);
   check_device_of_q(t, q, name);
 }
 
 // Vector loads of 16 bytes need every row to start at a multiple of 16 bytes.
-void check_rows_aligned(const Tensor& t, const char* name) {
-  const auto element = static_cast<int64_t>(t.element_size());
+void check_rows_aligned(const TensorView& t, const char* name) {
+  const int64_t element = t.dtype == ScalarType::Float ? 4 : 2;  // dtype_of has refused every other
   const int64_t last = t.dim() - 1;
   check_argument(t.stride(last) == 1 || t.size(last) <= 1, name,
                  ": the last dimension must be contiguous, its stride is ", t.stride(last));
   if (t.numel() == 0) return;
-  check_argument(reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0, name,
+  check_argument(reinterpret_cast<uintptr_t>(t.data) % 16 == 0, name,
                  ": the data must start at a multiple of 16 bytes");
   for (int64_t i = 0; i < last; ++i) {
     check_argument(t.size(i) == 1 || t.stride(i) * element % 16 == 0, name, ": stride ", t.stride(i), " of dimension ",
@@ -69,13 +82,13 @@ void check_rows_aligned(const Tensor& t, const char* name) {
 
 // 0 where there is no second row: such a stride may be any number, and kernels form addresses of rows that do not
 // exist.
-int64_t stride_of(const Tensor& t, int64_t dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; }
+int64_t stride_of(const TensorView& t, int64_t dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; }
 
-CacheStrides cache_strides(const Tensor& t) { return {stride_of(t, 0), stride_of(t, 1), stride_of(t, 2)}; }
-RowStrides row_strides(const Tensor& t) { return {stride_of(t, 0), stride_of(t, t.dim() - 2)}; }
+CacheStrides cache_strides(const TensorView& t) { return {stride_of(t, 0), stride_of(t, 1), stride_of(t, 2)}; }
+RowStrides row_strides(const TensorView& t) { return {stride_of(t, 0), stride_of(t, t.dim() - 2)}; }
 
 // Workers write their rows at the same time: the rows of one dimension must end before the next of the other begins.
-void check_rows_apart(const Tensor& t, const char* name) {
+void check_rows_apart(const TensorView& t, const char* name) {
   struct Dimension {
     int64_t stride, size;
   };
@@ -94,7 +107,7 @@ int32_t to_int32(int64_t value, const char* what) {
   return static_cast<int32_t>(value);
 }
 
-void check_shapes(const DecodeArguments& a) {
+void check_shapes(const Views& a) {
   const auto &q = a.q, &k = a.k_cache;
   check_argument(q.dim() == 3 || (q.dim() == 4 && q.size(1) == 1), "q: expected [batch, num_q_heads, head_dim] or ",
                  "[batch, 1, num_q_heads, head_dim], got ", ShapeOf{q});
@@ -106,19 +119,19 @@ void check_shapes(const DecodeArguments& a) {
                  ", expected a product of at most ", kLargest);
   check_argument(k.dim() == 4 && k.size(0) == batch && k.size(3) == head_dim, "k_cache: expected [", batch,
                  ", max_tokens, num_kv_heads, ", head_dim, "] to fit q, got ", ShapeOf{k});
-  check_argument(a.v_cache.dim() == 4 && a.v_cache.sizes() == k.sizes(), "v_cache: expected the shape of k_cache, ",
+  check_argument(a.v_cache.dim() == 4 && a.v_cache.sizes == k.sizes, "v_cache: expected the shape of k_cache, ",
                  ShapeOf{k}, ", got ", ShapeOf{a.v_cache});
   check_argument(k.size(2) > 0 && heads > 0 && heads % k.size(2) == 0, "q: its ", heads,
                  " heads are not a multiple of the ", k.size(2), " KV heads of k_cache");
   check_argument(a.cache_seqlens.dim() == 1 && a.cache_seqlens.size(0) == batch, "cache_seqlens: expected [", batch,
                  "], got ", ShapeOf{a.cache_seqlens});
-  check_argument(a.out.sizes() == q.sizes(), "out: expected the shape of q, ", ShapeOf{q}, ", got ", ShapeOf{a.out});
-  if (a.lse != nullptr) {
+  check_argument(a.out.sizes == q.sizes, "out: expected the shape of q, ", ShapeOf{q}, ", got ", ShapeOf{a.out});
+  if (a.lse) {
     check_argument(a.lse->numel() == batch * heads, "lse: expected batch x num_q_heads values, got ", ShapeOf{*a.lse});
   }
 }
 
-void check_types_and_layout(const DecodeArguments& a) {
+void check_types_and_layout(const Views& a) {
   check_like_q(a.k_cache, a.q, "k_cache");
   check_like_q(a.v_cache, a.q, "v_cache");
   check_like_q(a.out, a.q, "out");
@@ -126,12 +139,12 @@ void check_types_and_layout(const DecodeArguments& a) {
   check_rows_aligned(a.k_cache, "k_cache");
   check_rows_aligned(a.v_cache, "v_cache");
   check_rows_aligned(a.out, "out");
-  const Tensor& lens = a.cache_seqlens;
+  const TensorView& lens = a.cache_seqlens;
   check_dtype(lens, ScalarType::Int, "cache_seqlens");
   check_device_of_q(lens, a.q, "cache_seqlens");
   check_argument(lens.is_contiguous(), "cache_seqlens: expected a contiguous tensor");
   check_rows_apart(a.out, "out");
-  if (a.lse != nullptr) {
+  if (a.lse) {
     check_dtype(*a.lse, ScalarType::Float, "lse");
     check_device_of_q(*a.lse, a.q, "lse");
     check_argument(a.lse->is_contiguous(), "lse: expected a contiguous tensor");
@@ -140,30 +153,32 @@ void check_types_and_layout(const DecodeArguments& a) {
 
 }  // namespace
 
-DecodeParams checked_params(const DecodeArguments& a) {
+DecodeParams checked_params(const DecodeArguments& args) {
+  const Views a = Views::of(args);
+  const DType dtype = dtype_of(a.q);
   check_shapes(a);
   check_types_and_layout(a);
-  check_argument(a.num_workers >= 0 && a.num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
-                 tile_table::kMaxWorkers, ", got ", a.num_workers);
+  check_argument(args.num_workers >= 0 && args.num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
+                 tile_table::kMaxWorkers, ", got ", args.num_workers);
 
   const int64_t head_dim = a.q.size(a.q.dim() - 1);
-  const double scale = a.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  const double scale = args.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim)));
   const auto scale_log2 = static_cast<float>(scale * kLog2E);
   check_argument(std::isfinite(scale_log2), "softmax_scale: expected that in float32, times log2(e), it is a finite ",
                  "number, got ", scale);
 
   DecodeParams p{};
-  p.q = a.q.data_ptr();
-  p.k = a.k_cache.data_ptr();
-  p.v = a.v_cache.data_ptr();
-  p.seqlens = static_cast<const int32_t*>(a.cache_seqlens.data_ptr());
-  p.out = a.out.data_ptr();
-  p.lse = a.lse != nullptr ? static_cast<float*>(a.lse->data_ptr()) : nullptr;
+  p.q = a.q.data;
+  p.k = a.k_cache.data;
+  p.v = a.v_cache.data;
+  p.seqlens = static_cast<const int32_t*>(a.cache_seqlens.data);
+  p.out = a.out.data;
+  p.lse = a.lse ? static_cast<float*>(a.lse->data) : nullptr;
   p.q_strides = row_strides(a.q);
   p.out_strides = row_strides(a.out);
   p.k_strides = cache_strides(a.k_cache);
   p.v_strides = cache_strides(a.v_cache);
-  p.dtype = dtype_of(a.q);
+  p.dtype = dtype;
   p.batch = to_int32(a.q.size(0), "q: batch");
   p.num_kv_heads = to_int32(a.k_cache.size(2), "k_cache: num_kv_heads");
   p.group = to_int32(a.q.size(a.q.dim() - 2) / a.k_cache.size(2), "q: num_q_heads / num_kv_heads");
@@ -173,7 +188,7 @@ DecodeParams checked_params(const DecodeArguments& a) {
   p.row_blocks = rows.row_blocks;
   p.block_rows = rows.block_rows;
   p.heads = 1;
-  p.workers = static_cast<int32_t>(a.num_workers);
+  p.workers = static_cast<int32_t>(args.num_workers);
   p.scale_log2 = scale_log2;
   return p;
 }

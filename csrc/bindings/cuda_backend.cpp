@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <optional>
 
 #include "allocate.h"
 #include "arguments.h"
@@ -64,7 +65,10 @@ void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
   const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim);
   check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
                  "expected head_dim 64 or 128, float16 or bfloat16");
-  const torch::stable::accelerator::DeviceGuard guard(device);
+  int current = -1;
+  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;
+  if (current != device) guard.emplace(device);
   const DeviceLimits& limits = device_limits(device);
   if (p.workers == 0) p.workers = std::min(limits.sm_count, tile_table::kMaxWorkers);
   apply(tile_table::cuda_tiling({p.batch, p.max_tokens, p.num_kv_heads, p.group, p.head_dim}, p.workers), p);

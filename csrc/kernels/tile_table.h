@@ -59,7 +59,7 @@ constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
   constexpr int64_t kMergeBytes = 18'000'000;  // read in 4 us
   const int64_t gained_bytes = bytes / 100 * (shape.head_dim <= 64 ? 5 : 2);
   const bool few_cuts = 10 * items >= 9 * workers;
-  return few_cuts || (gained_bytes > kMergeBytes && 16 * items >= workers) ? kManyHeads : 1;
+  return few_cuts || (gained_bytes > kMergeBytes && 20 * items >= workers) ? kManyHeads : 1;
 }
 
 struct Tiling {

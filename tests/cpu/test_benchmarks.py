@@ -311,7 +311,7 @@ def test_the_table_compares_with_limit_and_peers(
     _, document = run_decode(monkeypatch, path, "--quick", "--set", "d64")
     cells = report.row(document["shapes"][0])
     assert cells[2:] == (
-        *("536.9", "60.0", "64.0", "3.1", "94%"),
+        *("536.9", "60.0", "62.7", "64.0", "3.1", "94%"),
         *("67.2", "sdpa_cudnn", "1.05", "1.20", "10.00"),
     )
     monkeypatch.setattr("sys.argv", ["report", str(path), "--markdown"])

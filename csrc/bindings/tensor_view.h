@@ -1,0 +1,41 @@
+// What the checks need of a tensor, asked for once: every question goes through the C interface of the stable ABI, and
+// all the answers together would otherwise cost a call more than its launch.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+#include "allocate.h"
+
+namespace leanattn {
+
+struct TensorView {
+  torch::headeronly::IntHeaderOnlyArrayRef sizes, strides;  // strides in elements
+  torch::headeronly::ScalarType dtype;
+  Device device;
+  void* data;
+
+  static TensorView of(const torch::stable::Tensor& tensor) {
+    return {tensor.sizes(), tensor.strides(), tensor.scalar_type(), Device::of(tensor), tensor.data_ptr()};
+  }
+
+  int64_t dim() const { return static_cast<int64_t>(sizes.size()); }
+  int64_t size(int64_t i) const { return sizes[i]; }
+  int64_t stride(int64_t i) const { return strides[i]; }
+  int64_t numel() const {
+    int64_t count = 1;
+    for (const int64_t size : sizes) count *= size;
+    return count;
+  }
+  bool is_contiguous() const {
+    int64_t expected = 1;
+    for (int64_t i = dim() - 1; i >= 0; --i) {
+      if (sizes[i] != 1 && strides[i] != expected) return false;
+      expected *= sizes[i];
+    }
+    return true;
+  }
+};
+
+}  // namespace leanattn
