@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 
@@ -16,17 +17,15 @@ CALLS = 200  # few enough that the launch queue of a GPU never fills
 ROUNDS = 20
 
 
-def best_microseconds(call: Callable[[], object], device: torch.device) -> float:
-    """Per call, the best of several rounds of calls without a synchronisation between them."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        best = min(best, (time.perf_counter() - begin) / CALLS)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-    return best * 1e6
+def microseconds(call: Callable[[], object], device: torch.device) -> float:
+    """Per call, without a synchronisation between the calls."""
+    begin = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    elapsed = time.perf_counter() - begin
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return elapsed / CALLS * 1e6
 
 
 def main() -> None:
@@ -42,8 +41,10 @@ def main() -> None:
         "torch.ops.leanattn.decode_out": lambda: torch.ops.leanattn.decode_out(q, cache, cache, lengths, out),
         "torch.add": lambda: torch.add(q, q),
     }
-    for name, call in calls.items():
-        print(f"{name:30} {best_microseconds(call, device):6.2f} us")
+    # All calls in every round: a core that is slow for a while is slow for all of them.
+    rounds = [[microseconds(call, device) for call in calls.values()] for _ in range(ROUNDS)]
+    for name, times in zip(calls, zip(*rounds, strict=True), strict=True):
+        print(f"{name:30} best {min(times):6.2f} us, median {median(times):6.2f} us")
 
 
 if __name__ == "__main__":

@@ -115,6 +115,9 @@ def decode(
     else:
         check_grad(q, k_cache, v_cache, out)
     try:
+        if softmax_scale is None and out is None and not return_lse and sm_margin == 0:
+            plain: Tensor = _decode(q, k_cache, v_cache, cache_seqlens)
+            return plain
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode

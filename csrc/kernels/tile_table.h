@@ -17,9 +17,8 @@ constexpr int32_t kMaxWorkers = 1024;
 // 0.9 us, short enough to balance small batches, and long enough that the work a tile costs besides hides behind it.
 constexpr int32_t cuda_tile_tokens(int32_t head_dim, int32_t heads) { return (head_dim <= 64 ? 128 : 64) / heads; }
 
-// CUDA: to switch items (load Q, merge the warps, write) takes a CTA about as long as a tile does; with several heads
-// there is more to write.
-constexpr int32_t cuda_item_cost(int32_t heads) { return heads == 1 ? 1 : 2; }
+// CUDA: to switch items (load Q, merge the warps, write) takes a CTA about as long as a tile does.
+constexpr int32_t kCudaItemCost = 1;
 
 // CUDA: items of several KV heads have this many, with this many query rows each at most: more rows of Q and of partials
 // do not fit into shared memory.
@@ -69,7 +68,7 @@ struct Tiling {
 };
 constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
   const int32_t heads = cuda_heads(shape, workers);
-  return {heads, cuda_tile_tokens(shape.head_dim, heads), cuda_item_cost(heads)};
+  return {heads, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost};
 }
 constexpr Tiling cpu_tiling() { return {1, kCpuTileTokens, kCpuItemCost}; }
 

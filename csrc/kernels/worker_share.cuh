@@ -35,7 +35,16 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line,
   int32_t seq_line = run_line_end - run_units, seq = run_begin;
   const bool here = seq_line <= begin && begin < run_line_end;
   if (here && run > 1) {
-    for (int32_t n = line.seq_units(seq); seq_line + n <= begin; n = line.seq_units(++seq)) seq_line += n;
+    bool found = false;  // no way out of the loop: its loads shall not wait for each other
+#pragma unroll 8
+    for (int32_t i = run_begin; i < run_end; ++i) {
+      const int32_t n = line.seq_units(i);
+      found = found || seq_line + n > begin;
+      if (!found) {
+        seq_line += n;
+        seq = i + 1;
+      }
+    }
   }
   const int finder = __ffs(int(__ballot_sync(~0u, here))) - 1;
   seq = __shfl_sync(~0u, seq, finder);

@@ -107,6 +107,33 @@ void test_picture() {
   }
 }
 
+// The tickets and slots of a line whose items are cut into more partials than are merged at once.
+void test_merge_groups() {
+  for (int32_t partials = 1; partials <= tile_table::kMaxWorkers; ++partials) {
+    const MergeGroups groups = MergeGroups::of(partials);
+    CHECK((groups.count == 1) == (partials <= MergeGroups::kMaxAtOnce));
+    CHECK(groups.size * (groups.count - 1) < partials && groups.size * groups.count >= partials);
+    int32_t members = 0;
+    for (int32_t group = 0; group < groups.count; ++group) {
+      members += groups.members(group, partials);
+      CHECK(groups.members(group, partials) >= 1 && groups.group_of(group * groups.size) == group);
+      CHECK(groups.group_of(group * groups.size + groups.members(group, partials) - 1) == group);
+    }
+    CHECK(members == partials);
+    if (groups.count == 1) continue;
+    // Results and tickets belong to workers that have nothing but this item (or begin with it).
+    const int32_t workers = 2000, first_worker = 7, last_worker = first_worker + partials - 1;
+    for (int32_t group = 0; group < groups.count; ++group) {
+      const int32_t owner = group_slot(workers, first_worker, group) - 2 * workers;
+      CHECK(owner > first_worker && owner < last_worker);
+      const int32_t ticket = first_worker + group * groups.size;
+      CHECK(groups.members(group, partials) == 1 || ticket < last_worker);
+      CHECK(ticket != first_worker + groups.item_ticket());
+    }
+    CHECK(first_worker + groups.item_ticket() < last_worker);
+  }
+}
+
 void test_lengths_are_clamped() {
   const std::vector<int32_t> seqlens = {-1, std::numeric_limits<int32_t>::min(), 500,
                                         std::numeric_limits<int32_t>::max()};
@@ -151,6 +178,7 @@ void test_row_blocks() {
 int main() {
   test_every_tile_once();
   test_picture();
+  test_merge_groups();
   test_lengths_are_clamped();
   test_a_cache_of_no_tokens();
   test_longest_line();
