@@ -1,8 +1,9 @@
-"""Refuses bad arguments with the right type of error. A message names the argument, what came, what was expected.
+"""Refuses bad arguments with the right type of error. A message names the argument, what came and what was
+expected.
 
 The ops check all that keeps a kernel inside its memory themselves (csrc/bindings/arguments.cpp), strides and
-alignment included, but C++ can only raise a ValueError, and a fake tensor never gets there. So these checks run
-when an op has refused a call, and on fake tensors; a call that is right does not pay for them.
+alignment included, but C++ can only raise a ValueError, and a fake tensor never gets there. So these checks
+run when an op has refused a call, and on fake tensors; a call that is right does not pay for them.
 """
 
 from __future__ import annotations

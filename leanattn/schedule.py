@@ -165,9 +165,7 @@ def tiling(
         group: query heads of a KV head.
         workers: CTAs or threads.
     """
-    return Tiling(
-        *_schedule.tiling(device_type, batch, max_tokens, num_kv_heads, group, head_dim, workers)
-    )
+    return Tiling(*_schedule.tiling(device_type, batch, max_tokens, num_kv_heads, group, head_dim, workers))
 
 
 def row_blocks(group: int) -> tuple[int, int]:

@@ -20,12 +20,9 @@ struct Views {
   std::optional<TensorView> lse;
 
   static Views of(const DecodeArguments& a) {
-    return {TensorView::of(a.q),
-            TensorView::of(a.k_cache),
-            TensorView::of(a.v_cache),
-            TensorView::of(a.cache_seqlens),
-            TensorView::of(a.out),
-            a.lse != nullptr ? std::optional(TensorView::of(*a.lse)) : std::nullopt};
+    return {TensorView::of(a.q),       TensorView::of(a.k_cache),
+            TensorView::of(a.v_cache), TensorView::of(a.cache_seqlens),
+            TensorView::of(a.out),     a.lse != nullptr ? std::optional(TensorView::of(*a.lse)) : std::nullopt};
   }
 };
 
@@ -52,12 +49,12 @@ DType dtype_of(const TensorView& q) {
 }
 
 void check_dtype(const TensorView& t, ScalarType expected, const char* name) {
-  check_argument(t.dtype == expected, name, ": dtype ", toString(t.dtype), ", expected ",
-                 toString(expected));
+  check_argument(t.dtype == expected, name, ": dtype ", toString(t.dtype), ", expected ", toString(expected));
 }
 
 void check_device_of_q(const TensorView& t, const TensorView& q, const char* name) {
-  check_argument(same_device(t.device, q.device), name, ": device ", t.device, ", expected the device of q, ", q.device);
+  check_argument(same_device(t.device, q.device), name, ": device ", t.device, ", expected the device of q, ",
+                 q.device);
 }
 
 void check_like_q(const TensorView& t, const TensorView& q, const char* name) {

@@ -39,13 +39,14 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // 4. Output, at once if nobody else has a part of this item; else
     // 3. host-block reduction of what is written here, the partial.
     const auto partial = Partial<Traits>::at(params, task.slot);
-    merge_warps<Traits>(loop, ring.smem, task.rows.count / Traits::kHeads, [&](int row, int column, float4 o, float2 ml) {
-      if (task.whole_item) {
-        store_output<Traits>(params, task.rows, row, column, o, ml);
-      } else {
-        partial.store(row, column, o, ml);
-      }
-    });
+    merge_warps<Traits>(loop, ring.smem, task.rows.count / Traits::kHeads,
+                        [&](int row, int column, float4 o, float2 ml) {
+                          if (task.whole_item) {
+                            store_output<Traits>(params, task.rows, row, column, o, ml);
+                          } else {
+                            partial.store(row, column, o, ml);
+                          }
+                        });
     if (!task.whole_item) {
       const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;
       Staging staging{reinterpret_cast<float*>(ring.tiles), idle_floats, &ring.smem.staged, 0};

@@ -30,7 +30,7 @@ struct SpanTask {
   int32_t slot;     // its place in the workspace
   CutItem cut;
   MergeGroups groups;
-  int32_t group;    // of neighbours that are merged first, with this many members; one alone goes to the next level
+  int32_t group;  // of neighbours that are merged first, with this many members; one alone goes to the next level
   int32_t members;
 
   __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Shares& shares, int32_t worker,

@@ -58,8 +58,8 @@ cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device
   return cudaLaunchKernelEx(&config, decode_kernel<Traits>, params, stages);
 }
 
-// Calls launch_with(kRows, kHeads), both std::integral_constant, with as few rows of padding as there can be: each costs
-// MMAs, exponentials and registers. tile_table.h says when an item has several heads.
+// Calls launch_with(kRows, kHeads), both std::integral_constant, with as few rows of padding as there can be: each
+// costs MMAs, exponentials and registers. tile_table.h says when an item has several heads.
 template <typename LaunchWith>
 cudaError_t with_rows_and_heads(const DecodeParams& params, const LaunchWith& launch_with) {
   static_assert(tile_table::kMaxBlockRows == 32);

@@ -95,9 +95,11 @@ class CpAsyncLoader {
   __device__ __forceinline__ static int row_of_lane() { return int(threadIdx.x) % 32 / kLanesPerRow; }
   __device__ __forceinline__ static int column_of_lane() { return int(threadIdx.x) % kLanesPerRow * kChunk; }
 
-  __device__ __forceinline__ const Element* source(const void* cache, const CacheStrides& strides, int32_t token) const {
+  __device__ __forceinline__ const Element* source(const void* cache, const CacheStrides& strides,
+                                                   int32_t token) const {
     return static_cast<const Element*>(cache) + rows_.seq * strides.batch +
-           (rows_.kv_head + Traits::head_of_warp(producer_warp())) * strides.head + token * strides.token + column_of_lane();
+           (rows_.kv_head + Traits::head_of_warp(producer_warp())) * strides.head + token * strides.token +
+           column_of_lane();
   }
 
   const DecodeParams& params_;

@@ -36,7 +36,7 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
     const ItemRows rows{seq, 0, 0, p.num_kv_heads * p.group};  // all heads
-#pragma unroll 1  // seldom run, and in the way of what is
+#pragma unroll 1                                               // seldom run, and in the way of what is
     for (int i = int(threadIdx.x) * 4; i < rows.count * Traits::kHeadDim; i += Traits::kComputeThreads * 4) {
       store_output<Traits>(p, rows, i / Traits::kHeadDim, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
     }

@@ -58,7 +58,9 @@ struct DecodeParams {
   Workspace workspace;
   DebugOptions debug;
 
-  LEANATTN_HOST_DEVICE int64_t partial_floats() const { return int64_t{heads} * block_rows * (head_dim + kPartialRowExtra); }
+  LEANATTN_HOST_DEVICE int64_t partial_floats() const {
+    return int64_t{heads} * block_rows * (head_dim + kPartialRowExtra);
+  }
   LEANATTN_HOST_DEVICE TileLine line() const {
     return {seqlens, batch, num_kv_heads / heads * row_blocks, tile_tokens, max_tokens, item_cost};
   }

@@ -54,8 +54,8 @@ __device__ __forceinline__ bool arrives_last(const DecodeParams& p, int32_t tick
 
 // The partials of an item that are merged together, in token order. All but the first lie evenly.
 struct PartialList {
-  float* first;   // [block_rows, Partial::kRow]
-  float* second;  // the next one
+  float* first;    // [block_rows, Partial::kRow]
+  float* second;   // the next one
   int64_t stride;  // from the second to the third, and so on, in floats
   int32_t count;
 
@@ -76,8 +76,8 @@ struct PartialList {
   __device__ __forceinline__ float* operator[](int32_t i) const { return i == 0 ? first : second + (i - 1) * stride; }
 };
 
-// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. First m
-// of all partials, then the sums, strictly in token order: where the partials are read from, which depends on the CTA
+// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. First
+// m of all partials, then the sums, strictly in token order: where the partials are read from, which depends on the CTA
 // that comes last, must not change a bit. A row that the item does not have is a copy of its last one.
 template <typename Traits, typename Emit>
 __device__ __forceinline__ void merge_partials(const PartialList& list, int rows, const Emit& emit) {
@@ -154,8 +154,8 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
 #pragma unroll 1
   for (bool top = groups.count == 1 || task.members == 1;; top = true) {
     const bool of_groups = top && groups.count > 1;
-    const PartialList list = of_groups ? PartialList::of_groups(p, cut, groups)
-                                       : PartialList::of(p, cut, first_of_group, task.members);
+    const PartialList list =
+        of_groups ? PartialList::of_groups(p, cut, groups) : PartialList::of(p, cut, first_of_group, task.members);
     const int32_t ticket = cut.first_worker + (of_groups ? groups.item_ticket() : first_of_group);
     debug_delay(p.debug, blockIdx.x, 4 * task.rows.seq + 2 * of_groups);
     if (!arrives_last<Traits>(p, ticket, list.count, smem)) return;

@@ -83,8 +83,9 @@ class TileLoop {
  private:
   using LoadMatrix = cute::Copy_Atom<cute::SM75_U32x4_LDSM_N, Element>;
   using LoadMatrixTransposed = cute::Copy_Atom<cute::SM75_U16x8_LDSM_T, Element>;
-  using LoadQuery = cute::Copy_Atom<
-      std::conditional_t<Traits::kMmaRows == 8, cute::SM75_U32x2_LDSM_N, cute::SM75_U32x4_LDSM_N>, Element>;
+  using LoadQuery =
+      cute::Copy_Atom<std::conditional_t<Traits::kMmaRows == 8, cute::SM75_U32x2_LDSM_N, cute::SM75_U32x4_LDSM_N>,
+                      Element>;
 
   __device__ __forceinline__ static auto thread_mma() { return TiledMma{}.get_thread_slice(int(threadIdx.x) % 32); }
   __device__ __forceinline__ static auto query_copier() { return cute::make_tiled_copy_B(LoadQuery{}, TiledMma{}); }

@@ -20,8 +20,8 @@ constexpr int32_t cuda_tile_tokens(int32_t head_dim, int32_t heads) { return (he
 // CUDA: to switch items (load Q, merge the warps, write) takes a CTA about as long as a tile does.
 constexpr int32_t kCudaItemCost = 1;
 
-// CUDA: items of several KV heads have this many, with this many query rows each at most: more rows of Q and of partials
-// do not fit into shared memory.
+// CUDA: items of several KV heads have this many, with this many query rows each at most: more rows of Q and of
+// partials do not fit into shared memory.
 constexpr int32_t kManyHeads = 4;
 constexpr int32_t kManyHeadsRows = 8;
 
@@ -42,7 +42,6 @@ constexpr RowBlocks row_blocks(int32_t group) {
   return {blocks, ceil_div(group, blocks)};
 }
 
-
 // What a call is, as far as it is known on the host.
 struct Shape {
   int32_t batch, max_tokens, num_kv_heads, group, head_dim;
@@ -62,7 +61,7 @@ constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
 }
 
 struct Tiling {
-  int32_t heads;        // of an item
+  int32_t heads;  // of an item
   int32_t tile_tokens;
   int32_t item_cost;
 };

@@ -31,8 +31,8 @@ struct TileTraits {
   static constexpr int kRows = kRows_;    // query rows of a KV head in an item, padded: 8, 16 or 32
   static constexpr int kHeads = kHeads_;  // KV heads of an item
 
-  // Four warps compute, one a scheduler: each takes its own tokens, or its own head, of every stage and keeps its own m, l,
-  // O, so the tile loop has no CTA barrier.
+  // Four warps compute, one a scheduler: each takes its own tokens, or its own head, of every stage and keeps its own
+  // m, l, O, so the tile loop has no CTA barrier.
   static constexpr int kWarps = 4;
   static constexpr int kComputeThreads = 32 * kWarps;
   // A stage of the ring is a lean tile. The warps of a head take tokens that follow each other.
@@ -67,16 +67,16 @@ struct TileTraits {
   // [rows, head_dim], each row by itself (a copy of its own): 16 bytes more than it takes let rows fall into different
   // banks.
   static constexpr int kQueryStride = kHeadDim + 8;
-  using QueryLayout = cute::Layout<cute::Shape<cute::Int<kRows>, cute::Int<kHeadDim>>,
-                                   cute::Stride<cute::Int<kQueryStride>, cute::_1>>;
+  using QueryLayout =
+      cute::Layout<cute::Shape<cute::Int<kRows>, cute::Int<kHeadDim>>, cute::Stride<cute::Int<kQueryStride>, cute::_1>>;
 
-  static constexpr int kWarpElements = kWarpTokens * kHeadDim;     // K, or V, of a warp's tokens
-  static constexpr int kStageElements = 2 * kWarps * kWarpElements;  // [warp, K|V, kWarpTokens, head_dim]
+  static constexpr int kWarpElements = kWarpTokens * kHeadDim;          // K, or V, of a warp's tokens
+  static constexpr int kStageElements = 2 * kWarps * kWarpElements;     // [warp, K|V, kWarpTokens, head_dim]
   static constexpr int kQueryElements = kHeads * kRows * kQueryStride;  // [head, row]
   static constexpr int kStageBytes = (kStageElements + kQueryElements) * int(sizeof(Element));
 
-  // Everything but the ring, [stage, warp, K|V, kWarpTokens, head_dim], and its queries, [stage, head, row, kQueryStride],
-  // which come first.
+  // Everything but the ring, [stage, warp, K|V, kWarpTokens, head_dim], and its queries, [stage, head, row,
+  // kQueryStride], which come first.
   static constexpr int kMaxStages = 6;
   struct SharedMemory {
     // The warps' O are summed through shared memory, eight rows of every warp at a time: all rows at once would cost a

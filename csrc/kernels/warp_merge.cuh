@@ -52,8 +52,8 @@ __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Tra
   auto output = loop.output();
 #pragma unroll
   for (int first_row = 0; first_row < Traits::kRows; first_row += kMergeRows) {
-    if (first_row >= rows) break;         // the padding of a small group
-    head_barrier<Traits>(head);           // nobody reads what was there before
+    if (first_row >= rows) break;              // the padding of a small group
+    head_barrier<Traits>(head);                // nobody reads what was there before
     constexpr int kPassRows = kMergeRows / 4;  // of a thread
 #pragma unroll
     for (int i = 0; i < kPassRows; ++i) {

@@ -30,7 +30,8 @@ def main() -> int:
     calls = 0
     for dtype in (torch.bfloat16, torch.float16):
         for head_dim in (64, 128):
-            for heads in ((2, 2), (8, 2), (32, 2), (40, 2), (12, 4)):  # 4 KV heads: one item, if workers are few
+            # The last: all KV heads are one item when workers are few.
+            for heads in ((2, 2), (8, 2), (32, 2), (40, 2), (12, 4)):
                 inputs = make_inputs(
                     LENGTHS, device=device, dtype=dtype, heads=heads, head_dim=head_dim, seed=calls
                 )
