@@ -30,8 +30,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       if (visible > 0) {
         loop.fold_tile(ring.keys(stage.slot, warp), ring.values(stage.slot, warp), params.scale_log2, visible);
       }
-      __syncwarp();  // every lane is done with the tile
-      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
+      ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
       stage.advance(ring.num_stages);
     } while (!(flags & TileNote::kLast));
     span_slot.advance(ring.num_stages);

@@ -1,6 +1,6 @@
 // Between the two halves of stage 2: a ring of lean tiles in shared memory, which producer warps fill and the warps
-// that compute empty. A stage has two mbarriers: `full`, that its tile has landed, and `empty`, that all warps are done
-// with it. The loads run ahead of the arithmetic by all stages, and across the borders of spans: while a finished item
+// that compute empty. A stage has two mbarriers: `full`, that its tile has landed, and `empty`, that all threads are
+// done with it. The loads run ahead of the arithmetic by all stages, and across the borders of spans: while a finished item
 // is merged and written, the next one's tiles arrive.
 //
 // What a span needs besides tiles, its queries and what becomes of the result, has a ring of its own, a slot a span,
@@ -48,7 +48,7 @@ struct TileRing {
     ptx::mbarrier_init(&smem.staged, staged_arrivals);
     for (int i = 0; i < num_stages; ++i) {
       ptx::mbarrier_init(&smem.full[i], full_arrivals);
-      ptx::mbarrier_init(&smem.empty[i], Traits::kWarps);
+      ptx::mbarrier_init(&smem.empty[i], Traits::kComputeThreads);
     }
   }
 
