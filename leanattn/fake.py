@@ -65,5 +65,6 @@ def _(
     softmax_scale: float | None = None,
     num_workers: int = 0,
     delay_seed: int = 0,
+    max_stages: int = 0,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)

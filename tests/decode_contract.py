@@ -243,7 +243,7 @@ class DecodeContract:
 
 
 def decode_debug(
-    inputs: Inputs, workers: int, *, garbage: float = 0.0, delay_seed: int = 0
+    inputs: Inputs, workers: int, *, garbage: float = 0.0, delay_seed: int = 0, max_stages: int = 0
 ) -> tuple[Tensor, Tensor]:
     """decode_lse with ``garbage`` in its workspace; a seed makes workers pause where they meet."""
     q = inputs.q
@@ -251,5 +251,6 @@ def decode_debug(
     lse = torch.full(q.shape[:2], torch.nan, device=q.device)
     # Three partials a worker, [rows, head_dim] and a few numbers a row each; more than needed is no matter.
     workspace = torch.full((3 * workers * q.shape[1] * (q.shape[2] + 16),), garbage, device=q.device)
-    ops._decode_debug(*inputs.tensors(), out, lse, workspace, num_workers=workers, delay_seed=delay_seed)
+    options = {"num_workers": workers, "delay_seed": delay_seed, "max_stages": max_stages}
+    ops._decode_debug(*inputs.tensors(), out, lse, workspace, **options)
     return out, lse

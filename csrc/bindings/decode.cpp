@@ -1,6 +1,8 @@
 // The ops: allocate the outputs, check, run the backend of the device that q is on.
 #include "decode.h"
 
+#include <algorithm>
+
 #include "allocate.h"
 #include "arguments.h"
 #include "backend.h"
@@ -16,6 +18,11 @@ void run(const DecodeArguments& args, const RunOptions& options) {
   if (args.q.is_cuda()) return run_cuda(params, args.q.get_device_index(), options);
 #endif
   run_cpu(params, options);
+}
+
+int32_t checked_stages(int64_t max_stages) {
+  check_argument(max_stages == 0 || max_stages >= 2, "max_stages: expected 0, or 2 and more, got ", max_stages);
+  return static_cast<int32_t>(std::min<int64_t>(max_stages, 6));
 }
 
 Tensor empty_out(const Tensor& q) {  // as q, contiguous
@@ -57,10 +64,11 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
-                  int64_t num_workers, int64_t delay_seed) {
+                  int64_t num_workers, int64_t delay_seed, int64_t max_stages) {
   const Tensor* lse_or_null = lse ? &*lse : nullptr;
   run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers},
-      {.workspace = &workspace, .debug = {.delay_seed = static_cast<uint32_t>(delay_seed)}});
+      {.workspace = &workspace,
+       .debug = {.delay_seed = static_cast<uint32_t>(delay_seed), .max_stages = checked_stages(max_stages)}});
 }
 
 }  // namespace leanattn

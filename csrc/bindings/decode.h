@@ -22,6 +22,6 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
-                  int64_t num_workers, int64_t delay_seed);
+                  int64_t num_workers, int64_t delay_seed, int64_t max_stages);
 
 }  // namespace leanattn

@@ -43,7 +43,8 @@ cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device
   KernelState state;
   const cudaError_t error = find_kernel_state<Traits>(device, state);
   if (error != cudaSuccess) return error;
-  const int stages = Traits::stages(device.shared_memory_bytes, Traits::kMostStages);
+  const int most_stages = params.debug.max_stages > 0 ? params.debug.max_stages : Traits::kMostStages;
+  const int stages = Traits::stages(device.shared_memory_bytes, most_stages);
 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -28,6 +28,7 @@ constexpr int32_t kPartialRowExtra = 4;
 // Test hooks; all zero in a normal call.
 struct DebugOptions {
   uint32_t delay_seed;  // not 0: workers pause for pseudo-random times before they publish and merge
+  int32_t max_stages;   // not 0: a GPU's ring has no more stages, as on a GPU with little shared memory
 };
 
 struct DecodeParams {

@@ -12,6 +12,8 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
                                               const TileRing<Traits>& ring) {
   typename Traits::Loader loader(params, ring);
   RingIndex stage, span_slot, landing;
+  // No more than there are stages: further back, a stage's barrier may be a whole round on, and its parity the same.
+  const int32_t most_in_flight = min(Traits::kMostInFlight, ring.num_stages);
   int32_t in_flight = 0;
   SpanCursor spans = share.spans;
   if (spans.done()) {
@@ -28,7 +30,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       const bool last = token + Traits::kTileTokens >= end;
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
-      if (in_flight == Traits::kMostInFlight) {
+      if (in_flight == most_in_flight) {
         ptx::mbarrier_wait(&ring.smem.full[landing.slot], landing.parity);
         landing.advance(ring.num_stages);
       } else {

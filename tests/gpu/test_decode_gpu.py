@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from decode_cases import Inputs, make_inputs
-from decode_contract import DecodeContract, decode_and_check
+from decode_contract import DecodeContract, decode_and_check, decode_debug
 from torch import Tensor
 
 import leanattn
@@ -69,6 +69,18 @@ def test_offsets_beyond_32_bits(huge_memory: Tensor, dimension: str) -> None:
     lengths = torch.randint(1, max_tokens + 1, (batch,), dtype=torch.int32, device=device)
     q = torch.randn(batch, num_kv_heads * 2, head_dim, dtype=torch.bfloat16, device=device)
     decode_and_check(Inputs(q, k_cache, v_cache, lengths))
+
+
+@pytest.mark.parametrize("heads", [(8, 2), (32, 2), (64, 2), (16, 4)])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("max_stages", [2, 3, 4])
+def test_a_short_ring(gpu: torch.device, max_stages: int, head_dim: int, heads: tuple[int, int]) -> None:
+    """As on GPUs with less shared memory: two stages on compute capability 8.6, 8.9 and 12.0."""
+    inputs = make_inputs((3000, 1, 0, 640, 65), device=gpu, heads=heads, head_dim=head_dim)
+    for workers in (1, 3, 40):
+        expected = ops.decode_lse(*inputs.tensors(), num_workers=workers)
+        got = decode_debug(inputs, workers, max_stages=max_stages)
+        assert all(map(torch.equal, got, expected))
 
 
 def test_margin_is_taken_from_the_sms(gpu: torch.device) -> None:
