@@ -184,7 +184,6 @@ DecodeParams checked_params(const DecodeArguments& args) {
   const auto rows = tile_table::row_blocks(p.group);
   p.row_blocks = rows.row_blocks;
   p.block_rows = rows.block_rows;
-  p.heads = 1;
   p.workers = static_cast<int32_t>(args.num_workers);
   p.scale_log2 = scale_log2;
   return p;

@@ -23,7 +23,7 @@ struct DecodeArguments {
 };
 
 // Throws std::invalid_argument, naming the argument, unless all of them fit each other.
-// Sets workers if num_workers is not 0. tile_tokens, item_cost, the workspace and the default of workers are the
+// Sets workers if num_workers is not 0. The tiling (tile_table.h), the workspace and the default of workers are the
 // backend's to set.
 DecodeParams checked_params(const DecodeArguments& args);
 

@@ -1,5 +1,5 @@
-// What a backend offers to decode.cpp. Each takes checked parameters, fills in workers, tile_tokens, item_cost and the
-// workspace, and runs the call; it throws std::invalid_argument for what it does not support.
+// What a backend offers to decode.cpp. Each takes checked parameters, fills in workers, the tiling (tile_table.h) and
+// the workspace, and runs the call; it throws std::invalid_argument for what it does not support.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -26,8 +26,7 @@ void run_cpu(DecodeParams params, const RunOptions& options) {
                  "q: the CPU backend expects a head_dim that is a multiple of 8, 8..", cpu::kMaxHeadDim, ", got ",
                  params.head_dim);
   if (params.workers == 0) params.workers = default_workers();
-  params.tile_tokens = tile_table::kCpuTileTokens;
-  params.item_cost = tile_table::kCpuItemCost;
+  apply(tile_table::cpu_tiling(), params);
   params.debug = options.debug;
   check_line_fits(params);
   const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype);

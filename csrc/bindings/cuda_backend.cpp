@@ -49,12 +49,6 @@ cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
-void apply(const tile_table::Tiling& tiling, DecodeParams& p) {
-  p.heads = tiling.heads;
-  p.tile_tokens = tiling.tile_tokens;
-  p.item_cost = tiling.item_cost;
-}
-
 Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
   return empty_tensor({workspace_elements(p)}, aoti_torch_dtype_float32(), {aoti_torch_device_type_cuda(), device});
 }

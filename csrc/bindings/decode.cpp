@@ -2,6 +2,7 @@
 #include "decode.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "allocate.h"
 #include "arguments.h"
@@ -22,7 +23,7 @@ void run(const DecodeArguments& args, const RunOptions& options) {
 
 int32_t checked_stages(int64_t max_stages) {
   check_argument(max_stages == 0 || max_stages >= 2, "max_stages: expected 0, or 2 and more, got ", max_stages);
-  return static_cast<int32_t>(std::min<int64_t>(max_stages, 6));
+  return static_cast<int32_t>(std::min<int64_t>(max_stages, std::numeric_limits<int32_t>::max()));
 }
 
 Tensor empty_out(const Tensor& q) {  // as q, contiguous

@@ -1,6 +1,7 @@
 // From parameters to a kernel launch.
 #pragma once
 
+#include <algorithm>
 #include <mutex>
 #include <type_traits>
 
@@ -43,8 +44,8 @@ cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device
   KernelState state;
   const cudaError_t error = find_kernel_state<Traits>(device, state);
   if (error != cudaSuccess) return error;
-  const int most_stages = params.debug.max_stages > 0 ? params.debug.max_stages : Traits::kMostStages;
-  const int stages = Traits::stages(device.shared_memory_bytes, most_stages);
+  const int fit = Traits::stages(device.shared_memory_bytes);
+  const int stages = params.debug.max_stages > 0 ? std::min(params.debug.max_stages, fit) : fit;
 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -14,7 +14,6 @@ struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads> {
   // With more than three tiles in flight an SM, the memory system of an H200 only queues them, and serves the SMs less
   // evenly (docs/tuning.md).
   static constexpr int kMostInFlight = 3;
-  static constexpr int kMostStages = Base::kMaxStages;
   // What any GPU from sm_80 on gives a CTA (sm_86, sm_89, sm_120) must do.
   static constexpr int kLeastSharedMemory = 99 * 1024;
   static_assert(Base::shared_memory_bytes(Base::kMinStages) <= kLeastSharedMemory);

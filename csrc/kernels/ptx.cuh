@@ -65,7 +65,7 @@ __device__ __forceinline__ void named_barrier_sync(int number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
-// --- mbarrier: a phase completes with its last arrival (and byte); its parity is 0, 1, 0, ... -------------------
+// --- mbarrier: a phase completes with its last arrival; its parity is 0, 1, 0, ... -------------------
 
 __device__ __forceinline__ uint32_t shared_address(const void* memory) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(memory));

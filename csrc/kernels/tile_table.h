@@ -71,4 +71,10 @@ constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
 }
 constexpr Tiling cpu_tiling() { return {1, kCpuTileTokens, kCpuItemCost}; }
 
+inline void apply(const Tiling& tiling, DecodeParams& p) {
+  p.heads = tiling.heads;
+  p.tile_tokens = tiling.tile_tokens;
+  p.item_cost = tiling.item_cost;
+}
+
 }  // namespace leanattn::tile_table

@@ -57,8 +57,7 @@ struct TileTraits {
   using TiledMma = cute::TiledMMA<MmaAtom, cute::Layout<cute::Shape<cute::_1, cute::_1, cute::_1>>,
                                   cute::Tile<cute::_16, cute::Int<kMmaRows>, cute::_16>>;
 
-  // Rows of 128 bytes, 16-byte chunks XORed with the row: conflict-free for cp.async and for ldmatrix, and what TMA
-  // writes with its 128-byte swizzle.
+  // Rows of 128 bytes, 16-byte chunks XORed with the row: conflict-free for cp.async and for ldmatrix.
   using SwizzledRows = decltype(cute::composition(
       cute::Swizzle<3, 3, 3>{}, cute::Layout<cute::Shape<cute::_8, cute::_64>, cute::Stride<cute::_64, cute::_1>>{}));
   // A warp's part of K or V of a tile, [tokens, head_dim]. In units of 64 columns, then of tokens.
@@ -99,9 +98,9 @@ struct TileTraits {
 
   static constexpr int kMinStages = 2;  // the least that overlaps a load with work
   static constexpr int shared_memory_bytes(int num_stages) { return kFixedBytes + num_stages * kStageBytes; }
-  static constexpr int stages(int shared_memory_bytes, int most) {
+  static constexpr int stages(int shared_memory_bytes) {
     const int fit = (shared_memory_bytes - kFixedBytes) / kStageBytes;
-    return fit > most ? most : fit;
+    return fit > kMaxStages ? kMaxStages : fit;
   }
 };
 
