@@ -27,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import leanattn
 from benchmarks.case import Case, reference, row_error
 from benchmarks.decode import commit_here
+from benchmarks.environment import cpu_name
 from benchmarks.method import TOLERANCE, copies_for
 from benchmarks.shapes import K, Shape, ragged, uniform
 
@@ -38,8 +39,8 @@ SHAPES = (
     uniform("uniform", "gqa16", 4, 4 * K),
     uniform("uniform", "mha32", 4, 2 * K, quick=True),
     uniform("uniform", "mha32 d64", 4, 4 * K),
-    ragged("llama8b", "1x16k+15x512", (16 * K,) + (512,) * 15, quick=True),
-    ragged("llama8b", "128 of 1..511", tuple(1 + i * 173 % 511 for i in range(128))),
+    ragged("ragged", "llama8b", "1x16k+15x512", (16 * K,) + (512,) * 15, quick=True),
+    ragged("ragged", "llama8b", "128 of 1..511", tuple(1 + i * 173 % 511 for i in range(128))),
 )
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Largest accepted error of a row; of float32 some hundred roundings.
@@ -150,15 +151,6 @@ def row(record: Record) -> tuple[str, ...]:
     return record["name"], record["dtype"], f"{record['kv_bytes'] / 1e6:.0f}", *numbers
 
 
-def cpu_name() -> str:
-    """As the kernel calls it; platform.processor() is mostly empty on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
-
-
 def environment() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
@@ -172,7 +164,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cpu_decode", description=__doc__.split("\n")[0]
     )
@@ -182,7 +174,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help=f"default: {REPEATS}, with --quick {QUICK_REPEATS}")
     parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
     parser.add_argument("--show", type=Path, metavar="PATH", help="only print the table of such a file")
-    return parser.parse_args(argv)
+    return parser
 
 
 def command_line(args: argparse.Namespace) -> str:
@@ -207,7 +199,7 @@ def run(args: argparse.Namespace) -> list[Record]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    args = parser().parse_args(argv)
     print(COLUMNS.format(*HEADER))
     if args.show is not None:
         for record in json.loads(args.show.read_text())["records"]:

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.case import Case, reference, row_error
-from benchmarks.method import calls_per_graph
-from benchmarks.peers import Implementation, Missing
-from benchmarks.timing import Call, GraphOfCalls
+from benchmarks.method import IN_MODEL, calls_per_graph
+from benchmarks.packages import Missing
+from benchmarks.peers import Implementation
+from benchmarks.timing import Call, GraphOfCalls, after_steps
 
 Result = dict[str, Any]
 Check = Callable[[Tensor], float]  # returns the error of an output, raises Wrong if it is too large
@@ -23,7 +24,7 @@ class Wrong(Exception):
 
 def failure(error: Exception) -> Result:
     """The result of a measurement that raised `error`."""
-    statuses = {Missing: "missing", Wrong: "wrong"}
+    statuses = {Missing: "missing", Wrong: "wrong", NotImplementedError: "unsupported"}
     status = statuses.get(type(error), "failed")
     text = str(error) if status != "failed" else f"{type(error).__name__}: {error}"
     return {"status": status, "detail": text[:LONGEST_DETAIL]}
@@ -45,11 +46,14 @@ class ShapeBench:
         case: Case,
         tolerance: float,
         time_calls: Callable[[list[Call], int, Check], Result] = time_on_gpu,
+        steps: list[Call] | None = None,
     ) -> None:
+        """`steps`: per copy of the cache, what runs before a call in the timing "in a model"."""
         self.case = case
         self.kv_bytes = case.shape.kv_bytes(case.q.element_size())
         self.tolerance = tolerance
         self.time_calls = time_calls
+        self.steps = steps
         self.expected = reference(case)  # [batch, query heads, head_dim] float64
         self.timing_failed = False  # a capture may be left half done
 
@@ -67,6 +71,11 @@ class ShapeBench:
             error = self._check(calls[0]())
             timing = True
             times = self.time_calls(calls, self.kv_bytes, self._check)
+            if self.steps is not None:
+                stepped = after_steps(self.steps, calls)
+                times[IN_MODEL] = self.time_calls(stepped, self.kv_bytes, self._check)
+            if implementation.details is not None:
+                times |= implementation.details(self.case)
         except Exception as failed:  # a peer may raise anything, and the others still want their turn
             self.timing_failed = timing and not isinstance(failed, Wrong)
             return failure(failed)

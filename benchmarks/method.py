@@ -7,6 +7,8 @@ from typing import Any
 
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2}
 
+IN_MODEL = "in_model"  # of a result: the times of the second timing
+
 # Two uses of the same bytes lie at least this far apart: four times the 60 MB of L2 of an H200.
 COLD_BYTES = 240_000_000
 
@@ -60,6 +62,8 @@ def describe(dtype: str) -> dict[str, Any]:
     """The method, for the record."""
     return {
         "calls": "back to back in one CUDA graph, rotating over copies of the cache; time per call",
+        IN_MODEL: "the same, before each call a kernel that writes Q and the last token of every sequence; "
+        "time of both",
         "layout": "K and V [batch, max_tokens, kv_heads, head_dim], contiguous; one query token a sequence",
         "inputs": "standard normal; NaN beyond the lengths of ragged batches",
         "reference": "float64; every implementation is compared with it before and after timing",

@@ -1,33 +1,43 @@
 """The implementations that are compared. Bound to a case, each is a list of calls, one per copy of the cache.
 
-torch and the packages are imported inside the functions: the supervising process needs the names only, and a
-package that can't be imported fails alone.
+torch and the packages are imported inside the functions: the report needs the names only, and a package that
+can't be imported fails alone.
 """
 
 from __future__ import annotations
 
-import importlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks.fa3_peers import bind_fa3
+from benchmarks.flashinfer_peers import FLASHINFER_PEERS
+from benchmarks.ours import (
+    bind_fixed_split,
+    bind_leanattn,
+    flash_decoding_splits,
+    no_split,
+    split_details,
+)
+from benchmarks.sdpa_peers import bind_sdpa
 from benchmarks.shapes import Shape
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from benchmarks.case import Case
     from benchmarks.timing import Call
 
+# Not implementations, but measured on every shape: a kernel that only reads, and the one between two decode
+# calls of a model.
 READ_LIMIT = "read_limit"
+STEP = "step"
+
 LEANATTN = "leanattn"
+PROMISE = "leanattn_promise"
+FIXED_SPLIT = "leanattn_fixed_split"
+OWN_NO_SPLIT = "leanattn_no_split"
+FA3 = "fa3"
 NO_SPLIT = "fa3_no_split"
-
-
-class Missing(Exception):
-    """An implementation that is not installed here; the message says what was looked for."""
 
 
 @dataclass(frozen=True)
@@ -36,82 +46,37 @@ class Implementation:
     what: str
     bind: Callable[[Case], list[Call]]
     ragged: bool = True  # serves sequences of different lengths
+    kind: Literal["ours", "decomposition", "peer"] = "peer"  # decomposition: another one in our kernel
+    details: Callable[[Case], dict[str, Any]] | None = None  # on a case, for the record
 
     def unsupported(self, shape: Shape) -> str | None:
         """Why it can't run `shape`, None if it can."""
         return "uniform lengths only" if shape.ragged and not self.ragged else None
 
 
-def import_first(*modules: str) -> Any:
-    """The first of `modules` that can be imported; Missing, with each one's reason, if none can."""
-    reasons = []
-    for module in modules:
-        try:
-            return importlib.import_module(module)
-        except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-            reasons.append(f"{module}: {error}")
-    raise Missing("; ".join(reasons))
-
-
-def bind_leanattn(case: Case) -> list[Call]:
-    import torch
-
-    import_first("leanattn")
-
-    def call(k: Tensor, v: Tensor, out: Tensor) -> Tensor:
-        torch.ops.leanattn.decode_out(case.q, k, v, case.seqlens, out)
-        return out
-
-    caches = zip(case.k, case.v, strict=True)
-    return [partial(call, k, v, torch.full_like(case.q, math.nan)) for k, v in caches]
-
-
-def bind_sdpa(case: Case, backend_name: str) -> list[Call]:
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    backend = getattr(SDPBackend, backend_name)
-    attention = torch.nn.functional.scaled_dot_product_attention
-    q = case.q.unsqueeze(2)  # [batch, query heads, 1, head_dim]
-
-    def call(k: Tensor, v: Tensor) -> Tensor:
-        with sdpa_kernel(backend):
-            return attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
-
-    # [batch, kv heads, tokens, head_dim], a view of the same memory
-    return [partial(call, k.transpose(1, 2), v.transpose(1, 2)) for k, v in zip(case.k, case.v, strict=True)]
-
-
-def bind_fa3(case: Case, num_splits: int) -> list[Call]:
-    fa3 = import_first("fa3_fwd_interface", "flash_attn_interface")
-    heads = case.shape.heads
-    # Once per step in a model, for all layers, so it is not part of a call.
-    metadata = fa3.get_scheduler_metadata(
-        case.shape.batch,
-        1,  # query tokens
-        case.shape.max_tokens,
-        heads.query,
-        heads.kv,
-        heads.dim,
-        case.seqlens,
-        qkv_dtype=case.q.dtype,
-        num_splits=num_splits,
-    )
-    q = case.q.unsqueeze(1)  # [batch, 1, query heads, head_dim]
-    call = partial(
-        fa3.flash_attn_with_kvcache,
-        q,
-        cache_seqlens=case.seqlens,
-        scheduler_metadata=metadata,
-        num_splits=num_splits,
-    )
-    return [partial(call, k_cache=k, v_cache=v) for k, v in zip(case.k, case.v, strict=True)]
-
-
 IMPLEMENTATIONS = {
     implementation.name: implementation
     for implementation in (
-        Implementation(LEANATTN, "torch.ops.leanattn.decode_out", bind_leanattn),
+        Implementation(LEANATTN, "torch.ops.leanattn.decode_out", bind_leanattn, kind="ours"),
+        Implementation(
+            PROMISE,
+            "the same with fresh_tokens=1: the kernel ahead writes no more of a sequence than its last token",
+            partial(bind_leanattn, fresh_tokens=1),
+            kind="ours",
+        ),
+        Implementation(
+            FIXED_SPLIT,
+            "leanattn's kernel with FlashDecoding's decomposition: every item in equally many pieces",
+            partial(bind_fixed_split, splits_of=flash_decoding_splits),
+            kind="decomposition",
+            details=partial(split_details, splits_of=flash_decoding_splits),
+        ),
+        Implementation(
+            OWN_NO_SPLIT,
+            "leanattn's kernel with FlashAttention-2's decomposition: a CTA for every item",
+            partial(bind_fixed_split, splits_of=no_split),
+            kind="decomposition",
+        ),
         Implementation(
             "sdpa_cudnn",
             "torch scaled_dot_product_attention, cuDNN backend",
@@ -125,7 +90,7 @@ IMPLEMENTATIONS = {
             ragged=False,
         ),
         Implementation(
-            "fa3",
+            FA3,
             "FlashAttention-3 flash_attn_with_kvcache, its choice of splits, precomputed scheduler metadata",
             partial(bind_fa3, num_splits=0),
         ),
@@ -134,6 +99,15 @@ IMPLEMENTATIONS = {
             "FlashAttention-3 with num_splits=1: one CTA reads the whole context of a KV head",
             partial(bind_fa3, num_splits=1),
         ),
+        *(Implementation(name, what, bind) for name, (what, bind) in FLASHINFER_PEERS.items()),
     )
 }
-PEER_NAMES = tuple(name for name in IMPLEMENTATIONS if name != LEANATTN)
+
+
+def names_of(*kinds: str) -> tuple[str, ...]:
+    return tuple(name for name, implementation in IMPLEMENTATIONS.items() if implementation.kind in kinds)
+
+
+OUR_NAMES = names_of("ours")
+PEER_NAMES = names_of("peer")
+COMPARED_NAMES = names_of("decomposition", "peer")

@@ -1,9 +1,6 @@
 """The read limit: the time of a kernel that only reads as many bytes, the best of several configurations."""
 
 import ctypes
-import os
-import shutil
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.cuda_source import load
 from benchmarks.method import Timing, calls_per_graph, copies_for
-from benchmarks.peers import Missing
 from benchmarks.timing import Call, GraphOfCalls
 
 SOURCE = Path(__file__).with_name("read_limit.cu")
@@ -35,30 +32,9 @@ CONFIGURATIONS = tuple(
 )
 
 
-def find_nvcc() -> str:
-    cuda_home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
-    nvcc = shutil.which("nvcc") or shutil.which(str(cuda_home / "bin" / "nvcc"))
-    if nvcc is None:
-        raise Missing("nvcc is neither on PATH nor in CUDA_HOME")
-    return nvcc
-
-
-def build(folder: Path, arch: str) -> Path:
-    """Compiles read_limit.cu for `arch` (such as "sm_90") into `folder`, unless it is there."""
-    library = folder / f"read_limit_{arch}.so"
-    if not library.exists():
-        nvcc = [find_nvcc(), "-O3", "-std=c++17", f"-arch={arch}", "-shared", "-Xcompiler", "-fPIC"]
-        command = [*nvcc, "-o", str(library), str(SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Missing(f"nvcc failed: {done.stderr.strip()}")
-    return library
-
-
 class ReadLimit:
     def __init__(self, folder: Path) -> None:
-        major, minor = torch.cuda.get_device_capability()
-        self.launch = ctypes.CDLL(str(build(folder, f"sm_{major}{minor}"))).read_limit_launch
+        self.launch = load(SOURCE, folder).read_limit_launch
         self.launch.argtypes = [
             *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int, ctypes.c_int),
             *(ctypes.c_void_p, ctypes.c_void_p),

@@ -1,81 +1,38 @@
 """Tables and totals from the JSON of benchmarks.decode: `python -m benchmarks.report PATH [--markdown]`."""
 
+from __future__ import annotations
+
 import argparse
 import json
-import math
-from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.peers import LEANATTN, NO_SPLIT, PEER_NAMES, READ_LIMIT
-
-Document = dict[str, Any]  # what benchmarks.decode writes
-ShapeRecord = dict[str, Any]  # one element of document["shapes"]
-
-FA3 = "fa3"
-
-# From this size on the read limit is the bar: smaller caches are dominated by the fixed cost of a launch.
-LARGE_BYTES = 256_000_000
-
-COLUMNS = (
-    *("set", "shape", "KV MB", "read limit us", "goal us", "leanattn us", "+-%", "of limit"),
-    *("best peer us", "which", "x best peer", "x fa3", "x no split"),
+from benchmarks.method import IN_MODEL
+from benchmarks.peers import FA3, FIXED_SPLIT, LEANATTN, NO_SPLIT, OWN_NO_SPLIT, PROMISE, READ_LIMIT, STEP
+from benchmarks.results import (
+    Document,
+    ShapeRecord,
+    best_peer,
+    goal,
+    median,
+    over_goal,
+    speed_up,
+    speed_up_over_best,
+    splits,
+    spread,
+    time_per_byte_ratio,
+    twins,
 )
+from benchmarks.tables import Row, microseconds, number, table
+from benchmarks.totals import SET_COLUMNS, all_totals, set_rows
+
+TEXT_COLUMNS = ("set", "shape", "which")
+
+SPEED_UP_DIGITS = 2
 
 
-def median(shape: ShapeRecord, name: str) -> float | None:
-    """Median microseconds of an implementation, None unless it was measured."""
-    result = shape["results"].get(name, {})
-    return result["median_us"] if result.get("status") == "ok" else None
-
-
-def ratio(numerator: float | None, denominator: float | None) -> float | None:
-    return None if numerator is None or denominator is None else numerator / denominator
-
-
-def best_peer(shape: ShapeRecord) -> tuple[float | None, str]:
-    times = [(us, name) for name in PEER_NAMES if (us := median(shape, name)) is not None]
-    return min(times) if times else (None, "-")
-
-
-def goal(shape: ShapeRecord) -> float | None:
-    """What the kernel is meant to reach: reading at 98% of the limit, and 1.5 us for all else."""
-    limit = median(shape, READ_LIMIT)
-    return None if limit is None else 1.02 * limit + 1.5
-
-
-def share_of_limit(shape: ShapeRecord) -> float | None:
-    return ratio(median(shape, READ_LIMIT), median(shape, LEANATTN))
-
-
-def speed_up(shape: ShapeRecord, name: str) -> float | None:
-    return ratio(median(shape, name), median(shape, LEANATTN))
-
-
-def speed_up_over_best(shape: ShapeRecord) -> float | None:
-    return ratio(best_peer(shape)[0], median(shape, LEANATTN))
-
-
-def spread(shape: ShapeRecord) -> float | None:
-    """Largest distance of a replay of leanattn from its median, in percent."""
-    us = median(shape, LEANATTN)
-    result = shape["results"].get(LEANATTN, {})
-    return None if us is None else 100.0 * max(us - result["min_us"], result["max_us"] - us) / us
-
-
-def number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def microseconds(value: float | None) -> str:
-    return number(value, 1 if value is None or value >= 10.0 else 2)
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100.0 * value:.0f}%"
-
-
-def row(shape: ShapeRecord) -> tuple[str, ...]:
+def back_to_back_row(shape: ShapeRecord) -> Row:
     peer_us, peer = best_peer(shape)
     return (
         shape["set"],
@@ -84,106 +41,136 @@ def row(shape: ShapeRecord) -> tuple[str, ...]:
         microseconds(median(shape, READ_LIMIT)),
         microseconds(goal(shape)),
         microseconds(median(shape, LEANATTN)),
-        number(spread(shape), 1),
-        percent(share_of_limit(shape)),
+        number(spread(shape, LEANATTN), 1),
+        number(over_goal(shape, LEANATTN), 1),
+        microseconds(median(shape, PROMISE)),
         microseconds(peer_us),
         peer,
-        number(speed_up_over_best(shape), 2),
-        number(speed_up(shape, FA3), 2),
-        number(speed_up(shape, NO_SPLIT), 2),
+        number(speed_up_over_best(shape), SPEED_UP_DIGITS),
+        number(speed_up_over_best(shape, PROMISE), SPEED_UP_DIGITS),
+        number(speed_up(shape, FA3), SPEED_UP_DIGITS),
+        number(speed_up(shape, NO_SPLIT), SPEED_UP_DIGITS),
     )
 
 
-def table(shapes: list[ShapeRecord], markdown: bool) -> list[str]:
-    rows = [COLUMNS, *(row(shape) for shape in shapes)]
-    widths = [max(len(cells[i]) for cells in rows) for i in range(len(COLUMNS))]
-    text_columns = {COLUMNS.index(name) for name in ("set", "shape", "which")}
-
-    def line(cells: tuple[str, ...]) -> str:
-        padded = [
-            cell.ljust(width) if i in text_columns else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |" if markdown else "  ".join(padded).rstrip()
-
-    rules = tuple(
-        "-" * width if i in text_columns else "-" * (width - 1) + (":" if markdown else "-")
-        for i, width in enumerate(widths)
+def in_model_row(shape: ShapeRecord) -> Row:
+    peer_us, peer = best_peer(shape, IN_MODEL)
+    return (
+        shape["set"],
+        shape["name"],
+        microseconds(median(shape, STEP)),
+        microseconds(median(shape, LEANATTN, IN_MODEL)),
+        microseconds(median(shape, PROMISE, IN_MODEL)),
+        microseconds(peer_us),
+        peer,
+        number(speed_up_over_best(shape, LEANATTN, IN_MODEL), SPEED_UP_DIGITS),
+        number(speed_up_over_best(shape, PROMISE, IN_MODEL), SPEED_UP_DIGITS),
+        number(speed_up(shape, FA3, LEANATTN, IN_MODEL), SPEED_UP_DIGITS),
     )
-    return [line(rows[0]), line(rules), *map(line, rows[1:])]
 
 
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
+def decomposition_row(shape: ShapeRecord) -> Row:
+    return (
+        shape["set"],
+        shape["name"],
+        microseconds(median(shape, LEANATTN)),
+        microseconds(median(shape, FIXED_SPLIT)),
+        number(splits(shape), 0),
+        number(speed_up(shape, FIXED_SPLIT), SPEED_UP_DIGITS),
+        microseconds(median(shape, OWN_NO_SPLIT)),
+        number(speed_up(shape, OWN_NO_SPLIT), SPEED_UP_DIGITS),
+    )
 
 
-def speed_up_totals(shapes: list[ShapeRecord]) -> list[str]:
-    lines = []
-    for over, speed_up_of in (
-        ("the best peer", speed_up_over_best),
-        (FA3, lambda shape: speed_up(shape, FA3)),
-        ("no split", lambda shape: speed_up(shape, NO_SPLIT)),
-    ):
-        known = [(value, shape["name"]) for shape in shapes if (value := speed_up_of(shape)) is not None]
-        if known:
-            slower = [f"{name} ({value:.2f})" for value, name in sorted(known) if value < 1.0]
-            mean, least = geometric_mean([value for value, _ in known]), min(known)[0]
-            lines.append(
-                f"Speed-up over {over}: {mean:.2f} in geometric mean of {len(known)} shapes, "
-                f"least {least:.2f}; slower on {', '.join(slower) or 'none'}."
-            )
-    return lines
+def twin_row(shape: ShapeRecord, twin: ShapeRecord) -> Row:
+    return (
+        shape["set"],
+        shape["name"],
+        number(shape["kv_bytes"] / 1e6, 1),
+        microseconds(median(shape, LEANATTN)),
+        microseconds(median(twin, LEANATTN)),
+        number(time_per_byte_ratio(shape, twin, LEANATTN), 3),
+        number(time_per_byte_ratio(shape, twin, FA3), 3),
+    )
 
 
-def share_totals(shapes: list[ShapeRecord]) -> list[str]:
-    large = [shape for shape in shapes if shape["kv_bytes"] >= LARGE_BYTES]
-    shares = [(share, shape["name"]) for shape in large if (share := share_of_limit(shape)) is not None]
-    if not shares:
-        return []
-    least, where = min(shares)
-    mean = geometric_mean([share for share, _ in shares])
-    what = f"Share of the read limit at {LARGE_BYTES / 1e6:.0f} MB and more ({len(shares)} shapes)"
-    return [f"{what}: {100.0 * mean:.1f}% in geometric mean, at least {100.0 * least:.1f}% ({where})."]
+@dataclass(frozen=True)
+class Section:
+    title: str
+    columns: Row
+    rows: Callable[[Sequence[ShapeRecord]], list[Row]]
 
 
-def not_measured(shapes: list[ShapeRecord]) -> list[str]:
-    """Who was not measured where, and why: one line for an implementation and reason."""
-    where = defaultdict(list)
-    for shape in shapes:
-        for name, result in shape["results"].items():
-            if result["status"] != "ok":
-                where[name, result["status"], result["detail"]].append(shape["name"])
-            elif result.get("nan_reaches_output"):
-                reason = "measured with zeros instead of NaN beyond the lengths, which reached its output"
-                where[name, "note", reason].append(shape["name"])
-    return [
-        f"{name}: {status} on {'all' if len(names) == len(shapes) else ', '.join(names)}: {detail}"
-        for (name, status, detail), names in where.items()
-    ]
+SECTIONS = (
+    Section("Speed-ups by set, geometric means", SET_COLUMNS, set_rows),
+    Section(
+        "Back to back",
+        (
+            *("set", "shape", "KV MB", "read limit us", "goal us", "leanattn us", "+-%", "over goal us"),
+            *("promise us", "best peer us", "which", "x best peer", "x best peer (promise)", "x fa3"),
+            "x fa3 no split",
+        ),
+        lambda shapes: list(map(back_to_back_row, shapes)),
+    ),
+    Section(
+        "In a model",
+        (
+            *("set", "shape", "step us", "leanattn us", "promise us", "best peer us", "which"),
+            *("x best peer", "x best peer (promise)", "x fa3"),
+        ),
+        lambda shapes: list(map(in_model_row, shapes)),
+    ),
+    Section(
+        "Decompositions in the same kernel, back to back",
+        (
+            *("set", "shape", "lean us", "fixed split us", "splits", "x fixed split"),
+            *("no split us", "x no split"),
+        ),
+        lambda shapes: list(map(decomposition_row, shapes)),
+    ),
+    Section(
+        "Ragged batches beside uniform ones of the same bytes",
+        ("set", "shape", "KV MB", "ragged us", "uniform us", "time per byte", "time per byte, fa3"),
+        lambda shapes: [twin_row(*pair) for pair in twins(shapes)],
+    ),
+)
 
 
 def environment(document: Document) -> list[str]:
     on = document["environment"]
-    return [
+    lines = [
         f"{on['gpu']}, {on['sms']} SMs, driver {on['driver']}; torch {on['torch']}, CUDA {on['cuda']}, "
-        f"cuDNN {on['cudnn']}; commit {document['commit']}; {document['date']}",
-        f"Made by: {document['command']}",
+        f"cuDNN {on['cudnn']}; commit {document['commit']}; {document['date']}"
     ]
+    if "max_sm_clock" in on:  # the first records do not say so much
+        packages = [f"{name} {version}" for name, version in on["packages"].items() if version is not None]
+        lines.append(
+            f"SM clock up to {on['max_sm_clock']} MHz, memory {on['max_memory_clock']} MHz, ECC {on['ecc']}; "
+            f"nvcc {on['nvcc']}; {on['cpu']}; {', '.join(packages)}"
+        )
+    return [*lines, f"Made by: {document['command']}"]
 
 
 def render(document: Document, markdown: bool = False) -> str:
     shapes = document["shapes"]
-    notes = speed_up_totals(shapes) + share_totals(shapes) + not_measured(shapes)
-    if markdown:
-        notes = [f"- {note}" for note in notes]
-    return "\n".join([*environment(document), "", *table(shapes, markdown), "", *notes])
+    lines = environment(document)
+    for section in SECTIONS:
+        if rows := section.rows(shapes):
+            title = f"### {section.title}" if markdown else section.title
+            lines += ["", title, "", *table(section.columns, rows, TEXT_COLUMNS, markdown)]
+    notes = all_totals(shapes)
+    return "\n".join([*lines, "", *(f"- {note}" if markdown else note for note in notes)])
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("path", type=Path, help="JSON written by benchmarks.decode")
+    parser.add_argument("--markdown", action="store_true", help="Markdown tables instead of text tables")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("path", type=Path, help="JSON written by benchmarks.decode")
-    parser.add_argument("--markdown", action="store_true", help="a Markdown table instead of a text table")
-    args = parser.parse_args()
+    args = parser().parse_args()
     print(render(json.loads(args.path.read_text()), args.markdown))
 
 

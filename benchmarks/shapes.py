@@ -33,6 +33,7 @@ class Shape:
     heads: Heads
     lengths: tuple[int, ...]  # [batch]
     quick: bool = False  # measured with --quick too
+    twin_of: str | None = None  # the ragged shape that this is a uniform twin of
 
     @property
     def batch(self) -> int:
@@ -60,8 +61,8 @@ def uniform(set_name: str, heads: str, batch: int, tokens: int, quick: bool = Fa
     return Shape(set_name, name, HEADS[heads], (tokens,) * batch, quick)
 
 
-def ragged(heads: str, what: str, lengths: tuple[int, ...], quick: bool = False) -> Shape:
-    return Shape("ragged", f"{heads} {what}", HEADS[heads], lengths, quick)
+def ragged(set_name: str, heads: str, what: str, lengths: tuple[int, ...], quick: bool = False) -> Shape:
+    return Shape(set_name, f"{heads} {what}", HEADS[heads], lengths, quick)
 
 
 # 32 draws of exp(N(ln 4096, 1.2)), clamped to 16..131072.
@@ -73,9 +74,10 @@ ZIPF = tuple(64 * K // (i + 1) + 17 for i in range(64))
 ONE_LONG = (128 * K,) + (2 * K,) * 15
 
 
-def short_lengths() -> tuple[int, ...]:
-    draw = random.Random(38)  # this seed's lengths sum to 260 MB of llama8b cache in 16 bits
-    return tuple(draw.randint(1, 511) for _ in range(256))
+def short_lengths(batch: int, longest: int) -> tuple[int, ...]:
+    """Uniform in 1..longest."""
+    draw = random.Random(38)  # with this seed, 256 of 1..511 sum to 260 MB of llama8b cache in 16 bits
+    return tuple(draw.randint(1, longest) for _ in range(batch))
 
 
 SHAPES = (
@@ -106,23 +108,17 @@ SHAPES = (
     uniform("d64", "mha32 d64", 1, 64 * K, quick=True),
     uniform("d64", "mha32 d64", 1, 512 * K),
     uniform("d64", "mha32 d64", 4, 16 * K),
-    ragged("llama8b", "1x128k+15x2k", ONE_LONG, quick=True),
-    ragged("llama8b", "lognormal B32", LOGNORMAL),
-    ragged("llama8b", "zipf B64", ZIPF),
-    ragged("70b/tp8", "lognormal B32", LOGNORMAL),
-    ragged("llama8b", "short B256", short_lengths(), quick=True),
+    ragged("ragged", "llama8b", "1x128k+15x2k", ONE_LONG, quick=True),
+    ragged("ragged", "llama8b", "lognormal B32", LOGNORMAL),
+    ragged("ragged", "llama8b", "zipf B64", ZIPF),
+    ragged("ragged", "70b/tp8", "lognormal B32", LOGNORMAL),
+    ragged("short", "llama8b", "short B256", short_lengths(256, 511), quick=True),
+    ragged("short", "70b/tp8", "short B256", short_lengths(256, 511)),
+    ragged("short", "llama8b", "short B64", short_lengths(64, 127)),
     # Batch sizes that no even split of the SMs fits.
     *(uniform("awkward", "llama8b", batch, 8 * K, quick=batch == 17) for batch in (3, 17, 20, 34)),
     *(uniform("awkward", "70b/tp8", batch, 8 * K) for batch in (3, 17, 20, 34)),
+    # With those of `uniform`, all powers of two from 1k to 256k.
+    *(uniform("context", "llama8b", 1, tokens * K, quick=tokens == 8) for tokens in (2, 8, 32, 256)),
+    *(uniform("context", "70b/tp8", 1, tokens * K) for tokens in (1, 2, 4, 8, 16, 32, 128, 256)),
 )
-
-SET_NAMES = tuple(dict.fromkeys(shape.set_name for shape in SHAPES))
-
-
-def select(set_names: list[str] | None = None, quick: bool = False) -> list[Shape]:
-    """The shapes of the named sets (all if None), in order; with `quick` a representative few of them."""
-    return [
-        shape
-        for shape in SHAPES
-        if (set_names is None or shape.set_name in set_names) and (shape.quick or not quick)
-    ]

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 # torch is imported and the GPU context made before the first step, perhaps from a cold disk.
 START_SECONDS = 180.0
-# The slowest step, a no-split peer at 512k tokens, takes about two seconds; a peer's library may load in it.
-STEP_SECONDS = 60.0
+# The slowest measurement, no split at 512k tokens, takes about two seconds; but a peer's library may load or
+# compile its kernels in a step.
+STEP_SECONDS = 180.0
 # From closing the connection, or from a kill, to the end of the process.
 EXIT_SECONDS = 10.0
 # A step that ends its worker costs a new start, so an implementation that does it again is given up.

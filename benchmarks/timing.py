@@ -2,12 +2,23 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from benchmarks.method import REPLAYS, WARM_UP_REPLAYS, Timing
 
 Call = Callable[[], torch.Tensor]
+
+
+def after_steps(steps: list[Call], calls: list[Call]) -> list[Call]:
+    """Each call behind the step of the same copy."""
+
+    def both(step: Call, call: Call) -> torch.Tensor:
+        step()
+        return call()
+
+    return [partial(both, step, call) for step, call in zip(steps, calls, strict=True)]
 
 
 class GraphOfCalls:

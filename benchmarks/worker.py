@@ -4,55 +4,25 @@ It ends as soon as the GPU context may be damaged; the supervisor then starts an
 """
 
 import itertools
-import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.case import Case
+from benchmarks.environment import environment
 from benchmarks.measure import Result, ShapeBench, failure
-from benchmarks.method import ELEMENT_BYTES, TOLERANCE
-from benchmarks.peers import IMPLEMENTATIONS, READ_LIMIT
+from benchmarks.method import ELEMENT_BYTES, TOLERANCE, calls_per_graph
+from benchmarks.peers import IMPLEMENTATIONS, READ_LIMIT, STEP
 from benchmarks.read_limit import ReadLimit
-from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import Shape
+from benchmarks.step_kernel import StepKernel
 from benchmarks.supervisor import PREPARE, Event, Step
+from benchmarks.timing import Call, GraphOfCalls
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def driver_version() -> str:
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "unknown"
-
-
-def package_version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def environment() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_properties()
-    return {
-        "gpu": gpu.name,
-        "sms": gpu.multi_processor_count,
-        "memory_bytes": gpu.total_memory,
-        "l2_bytes": gpu.L2_cache_size,
-        "driver": driver_version(),
-        "torch": str(torch.__version__),
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "packages": {name: package_version(name) for name in ("leanattn", "fa3-fwd", "flash-attn-3")},
-    }
 
 
 def gpu_is_well() -> bool:
@@ -64,7 +34,7 @@ def gpu_is_well() -> bool:
 
 
 class Measurements:
-    """What lasts from step to step: the read limits measured so far and the inputs of the current shape."""
+    """What lasts from shape to shape: read limits measured so far, and the benchmark's own kernels."""
 
     def __init__(self, connection: Connection, dtype: str, folder: Path) -> None:
         self.connection = connection
@@ -73,6 +43,8 @@ class Measurements:
         self.read_limit: ReadLimit | None = None
         self.limits: dict[int, Result] = {}  # by bytes: many shapes read equally much
         self.no_limits: Result | None = None  # why they can't be measured, once that is known
+        self.step_kernel: StepKernel | None = None
+        self.no_steps: Result | None = None  # why calls can't be timed as in a model, once that is known
 
     def run_shape(self, shape: Shape, names: list[str]) -> bool:
         """Returns False if the worker has to end."""
@@ -86,11 +58,16 @@ class Measurements:
         if not names:
             return True
         self.connection.send(Event("begin", Step(shape.name, PREPARE)))
-        bench = ShapeBench(Case.random(shape, DTYPES[self.dtype], "cuda"), TOLERANCE[self.dtype])
+        case = Case.random(shape, DTYPES[self.dtype], "cuda")
+        steps = self._bind_steps(case)
+        bench = ShapeBench(case, TOLERANCE[self.dtype], steps=steps)
         for name in names:
             step = Step(shape.name, name)
             self.connection.send(Event("begin", step))
-            result = bench.measure(IMPLEMENTATIONS[name])
+            if name == STEP:
+                result = self._time_steps(steps, bench.kv_bytes)
+            else:
+                result = bench.measure(IMPLEMENTATIONS[name])
             if not self._finish(step, result, bench.timing_failed):
                 return False
         return True
@@ -112,16 +89,33 @@ class Measurements:
                 self.limits[kv_bytes] = result
         return self.limits.get(kv_bytes) or self.no_limits or {}
 
+    def _bind_steps(self, case: Case) -> list[Call] | None:
+        if self.no_steps is None:
+            try:
+                self.step_kernel = self.step_kernel or StepKernel(self.folder)
+                return self.step_kernel.bind(case)
+            except Exception as error:  # calls back to back can still be timed
+                self.no_steps = failure(error)
+        return None
 
-def run_steps(connection: Connection, steps: Sequence[Step], dtype: str, folder: Path) -> None:
+    def _time_steps(self, steps: list[Call] | None, kv_bytes: int) -> Result:
+        """The small kernel alone, in the same rotation."""
+        if steps is None:
+            return self.no_steps or {}
+        return {"status": "ok", **GraphOfCalls(steps, calls_per_graph(kv_bytes)).time().as_dict()}
+
+
+def run_steps(
+    connection: Connection, steps: Sequence[Step], shapes: Sequence[Shape], dtype: str, folder: Path
+) -> None:
     """Entry of the process."""
     if not torch.cuda.is_available():
         sys.exit("benchmarks.decode: torch finds no CUDA GPU")
     connection.send(Event("ready", detail=environment()))
     measurements = Measurements(connection, dtype, folder)
-    shapes = {shape.name: shape for shape in SHAPES}
+    shape_of = {shape.name: shape for shape in shapes}
     for shape_name, of_shape in itertools.groupby(steps, key=lambda step: step.shape):
-        if not measurements.run_shape(shapes[shape_name], [step.implementation for step in of_shape]):
+        if not measurements.run_shape(shape_of[shape_name], [step.implementation for step in of_shape]):
             break
         torch.cuda.empty_cache()
     connection.close()
