@@ -28,6 +28,7 @@ def decode(
     out: Tensor | None = None,
     return_lse: Literal[False] = False,
     sm_margin: int = 0,
+    fresh_tokens: int | None = None,
 ) -> Tensor: ...
 
 
@@ -42,6 +43,7 @@ def decode(
     out: Tensor | None = None,
     return_lse: Literal[True],
     sm_margin: int = 0,
+    fresh_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -55,6 +57,7 @@ def decode(
     out: Tensor | None = None,
     return_lse: bool = False,
     sm_margin: int = 0,
+    fresh_tokens: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one new token per sequence against a KV cache of ragged lengths.
 
@@ -84,6 +87,13 @@ def decode(
         return_lse: also return the logarithm of the softmax's denominator, with which
             :func:`leanattn.merge_states` joins attention over several caches.
         sm_margin: SMs of the GPU (threads of a CPU) to leave free for kernels that run at the same time.
+        fresh_tokens: a promise that makes the call faster; None promises nothing. Where the GPU allows it
+            (compute capability 9.0 and up), a call begins while the kernel ahead of it in the stream still
+            finishes. Then ``fresh_tokens=n`` says: that kernel writes of the caches at most the last n tokens
+            of each sequence, and not ``cache_seqlens``. So a kernel that appends the new token directly ahead
+            of the call is covered by 1; one that writes ``cache_seqlens`` must not stand directly ahead. All
+            other tokens are then read before that kernel has finished; ``q`` and the n tokens are not. A
+            promise that is not kept gives wrong results.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
@@ -93,7 +103,7 @@ def decode(
     Raises:
         TypeError: a dtype, or something that is no tensor or number.
         ValueError: a shape, stride, alignment or device; ``softmax_scale`` not finite; ``sm_margin`` too
-            large.
+            large; ``fresh_tokens`` negative.
         NotImplementedError: a head_dim, q_len or device that is not supported (see
             :func:`leanattn.is_supported`), or a tensor that requires grad while grad mode is on.
 
@@ -116,17 +126,24 @@ def decode(
         check_grad(q, k_cache, v_cache, out)
     try:
         if softmax_scale is None and out is None and not return_lse and sm_margin == 0:
-            plain: Tensor = _decode(q, k_cache, v_cache, cache_seqlens)
+            plain: Tensor = _decode(q, k_cache, v_cache, cache_seqlens, fresh_tokens=fresh_tokens)
             return plain
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
             result: Tensor | tuple[Tensor, Tensor] = op(
-                *arguments, softmax_scale=softmax_scale, num_workers=workers
+                *arguments, softmax_scale=softmax_scale, num_workers=workers, fresh_tokens=fresh_tokens
             )
             return result
         lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
-        _decode_out(*arguments, out, lse=lse, softmax_scale=softmax_scale, num_workers=workers)
+        _decode_out(
+            *arguments,
+            out,
+            lse=lse,
+            softmax_scale=softmax_scale,
+            num_workers=workers,
+            fresh_tokens=fresh_tokens,
+        )
     except Exception:
         check_call(*arguments, out, softmax_scale)
         raise

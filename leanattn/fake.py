@@ -18,6 +18,7 @@ def _(
     *,
     softmax_scale: float | None = None,
     num_workers: int = 0,
+    fresh_tokens: int | None = None,
 ) -> Tensor:
     check_fit(q, k_cache, v_cache, cache_seqlens)
     return q.new_empty(q.shape)
@@ -32,6 +33,7 @@ def _(
     *,
     softmax_scale: float | None = None,
     num_workers: int = 0,
+    fresh_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     check_fit(q, k_cache, v_cache, cache_seqlens)
     return q.new_empty(q.shape), q.new_empty(lse_shape(q), dtype=torch.float32)
@@ -48,6 +50,7 @@ def _(
     lse: Tensor | None = None,
     softmax_scale: float | None = None,
     num_workers: int = 0,
+    fresh_tokens: int | None = None,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)
 
@@ -66,5 +69,7 @@ def _(
     num_workers: int = 0,
     delay_seed: int = 0,
     max_stages: int = 0,
+    fresh_tokens: int | None = None,
+    fixed_splits: int = 0,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)

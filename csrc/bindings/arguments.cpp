@@ -1,5 +1,6 @@
 #include "arguments.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -186,6 +187,10 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.block_rows = rows.block_rows;
   p.workers = static_cast<int32_t>(args.num_workers);
   p.scale_log2 = scale_log2;
+  const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);
+  check_argument(!args.fresh_tokens || fresh_tokens >= 0, "fresh_tokens: expected None, or 0 and more, got ",
+                 fresh_tokens);
+  p.fresh_tokens = static_cast<int32_t>(std::min<int64_t>(fresh_tokens, p.max_tokens));
   return p;
 }
 
@@ -197,6 +202,16 @@ void check_line_fits(const DecodeParams& p) {
   const double units = double(p.batch) * p.num_kv_heads * p.row_blocks * item_units;
   check_argument(units < double(std::numeric_limits<int32_t>::max()),
                  "k_cache: batch x num_kv_heads x max_tokens make ", units, " lean tiles, 2^31 or more");
+}
+
+void apply_fixed_splits(DecodeParams& p) {
+  if (p.debug.fixed_splits == 0) return;
+  const int64_t pieces = int64_t{p.batch} * p.line().items_per_seq * p.debug.fixed_splits;
+  // Whole items take no ticket.
+  const int64_t most = p.debug.fixed_splits == 1 ? std::numeric_limits<int32_t>::max() : tile_table::kMaxWorkers;
+  check_argument(pieces <= most, "fixed_splits: ", p.debug.fixed_splits, " make ", pieces,
+                 " pieces of items, expected at most ", most);
+  p.workers = static_cast<int32_t>(pieces);
 }
 
 // There is one CPU, whatever index its tensors carry.

@@ -20,6 +20,7 @@ struct DecodeArguments {
   const torch::stable::Tensor* lse;            // [batch, num_q_heads] (or [..., 1] for 4-D q) float32, or null
   std::optional<double> softmax_scale;         // 1 / sqrt(head_dim) if absent
   int64_t num_workers;                         // 0: the backend's default
+  std::optional<int64_t> fresh_tokens;         // the caller's promise (params.h)
 };
 
 // Throws std::invalid_argument, naming the argument, unless all of them fit each other.
@@ -29,6 +30,9 @@ DecodeParams checked_params(const DecodeArguments& args);
 
 // Throws unless the line of tiles (schedule.h) has fewer than 2^31 units when every sequence is max_tokens long.
 void check_line_fits(const DecodeParams& params);
+
+// With debug.fixed_splits, a worker for each piece of each item. Throws if there are not tickets for as many.
+void apply_fixed_splits(DecodeParams& params);
 
 bool same_device(Device a, Device b);
 // As in torch: cpu, cuda:0.

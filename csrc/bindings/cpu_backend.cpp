@@ -28,6 +28,7 @@ void run_cpu(DecodeParams params, const RunOptions& options) {
   if (params.workers == 0) params.workers = default_workers();
   apply(tile_table::cpu_tiling(), params);
   params.debug = options.debug;
+  apply_fixed_splits(params);
   check_line_fits(params);
   const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype);
 

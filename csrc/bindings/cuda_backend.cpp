@@ -66,11 +66,12 @@ void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
   const DeviceLimits& limits = device_limits(device);
   if (p.workers == 0) p.workers = std::min(limits.sm_count, tile_table::kMaxWorkers);
   apply(tile_table::cuda_tiling({p.batch, p.max_tokens, p.num_kv_heads, p.group, p.head_dim}, p.workers), p);
+  p.debug = options.debug;
+  apply_fixed_splits(p);
   check_line_fits(p);
 
   const Tensor workspace = options.workspace != nullptr ? *options.workspace : allocate_workspace(p, device);
   bind_workspace(p, checked_workspace(workspace, p, {aoti_torch_device_type_cuda(), device}));
-  p.debug = options.debug;
 
   const cudaStream_t stream = current_stream(device);
   p.workspace.tickets = lease_tickets(device, stream);

@@ -8,6 +8,7 @@
 #include "arguments.h"
 #include "backend.h"
 #include "errors.h"
+#include "kernels/tile_table.h"
 
 namespace leanattn {
 namespace {
@@ -26,6 +27,12 @@ int32_t checked_stages(int64_t max_stages) {
   return static_cast<int32_t>(std::min<int64_t>(max_stages, std::numeric_limits<int32_t>::max()));
 }
 
+int32_t checked_splits(int64_t splits) {
+  check_argument(splits >= 0 && splits <= tile_table::kMaxWorkers, "fixed_splits: expected 0..",
+                 tile_table::kMaxWorkers, ", got ", splits);
+  return static_cast<int32_t>(splits);
+}
+
 Tensor empty_out(const Tensor& q) {  // as q, contiguous
   int32_t dtype = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(q.get(), &dtype));
@@ -42,34 +49,38 @@ Tensor empty_lse(const Tensor& q) {  // [batch, num_q_heads], with the q_len dim
 }  // namespace
 
 Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
-              std::optional<double> softmax_scale, int64_t num_workers) {
+              std::optional<double> softmax_scale, int64_t num_workers, std::optional<int64_t> fresh_tokens) {
   Tensor out = empty_out(q);
-  run({q, k_cache, v_cache, cache_seqlens, out, nullptr, softmax_scale, num_workers}, {});
+  run({q, k_cache, v_cache, cache_seqlens, out, nullptr, softmax_scale, num_workers, fresh_tokens}, {});
   return out;
 }
 
 std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                       const Tensor& cache_seqlens, std::optional<double> softmax_scale,
-                                      int64_t num_workers) {
+                                      int64_t num_workers, std::optional<int64_t> fresh_tokens) {
   Tensor out = empty_out(q);
   Tensor lse = empty_lse(q);
-  run({q, k_cache, v_cache, cache_seqlens, out, &lse, softmax_scale, num_workers}, {});
+  run({q, k_cache, v_cache, cache_seqlens, out, &lse, softmax_scale, num_workers, fresh_tokens}, {});
   return {out, lse};
 }
 
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
-                std::optional<Tensor> lse, std::optional<double> softmax_scale, int64_t num_workers) {
+                std::optional<Tensor> lse, std::optional<double> softmax_scale, int64_t num_workers,
+                std::optional<int64_t> fresh_tokens) {
   const Tensor* lse_or_null = lse ? &*lse : nullptr;
-  run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers}, {});
+  run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers, fresh_tokens}, {});
 }
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
-                  int64_t num_workers, int64_t delay_seed, int64_t max_stages) {
+                  int64_t num_workers, int64_t delay_seed, int64_t max_stages, std::optional<int64_t> fresh_tokens,
+                  int64_t fixed_splits) {
   const Tensor* lse_or_null = lse ? &*lse : nullptr;
-  run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers},
+  run({q, k_cache, v_cache, cache_seqlens, out, lse_or_null, softmax_scale, num_workers, fresh_tokens},
       {.workspace = &workspace,
-       .debug = {.delay_seed = static_cast<uint32_t>(delay_seed), .max_stages = checked_stages(max_stages)}});
+       .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
+                 .max_stages = checked_stages(max_stages),
+                 .fixed_splits = checked_splits(fixed_splits)}});
 }
 
 }  // namespace leanattn

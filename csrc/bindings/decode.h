@@ -11,17 +11,19 @@ namespace leanattn {
 using torch::stable::Tensor;
 
 Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
-              std::optional<double> softmax_scale, int64_t num_workers);
+              std::optional<double> softmax_scale, int64_t num_workers, std::optional<int64_t> fresh_tokens);
 
 std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                       const Tensor& cache_seqlens, std::optional<double> softmax_scale,
-                                      int64_t num_workers);
+                                      int64_t num_workers, std::optional<int64_t> fresh_tokens);
 
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
-                std::optional<Tensor> lse, std::optional<double> softmax_scale, int64_t num_workers);
+                std::optional<Tensor> lse, std::optional<double> softmax_scale, int64_t num_workers,
+                std::optional<int64_t> fresh_tokens);
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
-                  int64_t num_workers, int64_t delay_seed, int64_t max_stages);
+                  int64_t num_workers, int64_t delay_seed, int64_t max_stages, std::optional<int64_t> fresh_tokens,
+                  int64_t fixed_splits);
 
 }  // namespace leanattn

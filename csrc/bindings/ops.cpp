@@ -6,19 +6,19 @@
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "int num_workers=0) -> Tensor");
+      "int num_workers=0, int? fresh_tokens=None) -> Tensor");
   m.def(
       "decode_lse(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "int num_workers=0) -> (Tensor, Tensor)");
+      "int num_workers=0, int? fresh_tokens=None) -> (Tensor, Tensor)");
   m.def(
       "decode_out(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, *, "
-      "Tensor(b!)? lse=None, float? softmax_scale=None, int num_workers=0) -> ()");
+      "Tensor(b!)? lse=None, float? softmax_scale=None, int num_workers=0, int? fresh_tokens=None) -> ()");
   // For tests: a caller's workspace (to poison it), pseudo-random pauses before partials are published and merged, and
   // a ring as short as on a GPU with little shared memory.
   m.def(
       "_decode_debug(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, "
       "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, int num_workers=0, int delay_seed=0, "
-      "int max_stages=0) -> ()");
+      "int max_stages=0, int? fresh_tokens=None, int fixed_splits=0) -> ()");
 }
 
 namespace {

@@ -5,7 +5,10 @@
 
 namespace leanattn {
 
-int64_t workspace_elements(const DecodeParams& p) { return partial_slots(p.workers) * p.partial_floats(); }
+int64_t workspace_elements(const DecodeParams& p) {
+  if (p.debug.fixed_splits == 1) return 0;  // whole items leave no partials
+  return partial_slots(p.workers) * p.partial_floats();
+}
 
 float* checked_workspace(const torch::stable::Tensor& workspace, const DecodeParams& p, Device device) {
   using torch::headeronly::ScalarType;

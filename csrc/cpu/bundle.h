@@ -41,7 +41,7 @@ struct Bundle {
 
   SpanTask task(const DecodeParams& p) const {
     const int32_t begin = span.tile_begin * p.tile_tokens;
-    const int32_t end = span.ends_item() ? p.line().tokens(span.seq) : span.tile_end * p.tile_tokens;
+    const int32_t end = span.ends_item() ? span.tokens : span.tile_end * p.tile_tokens;
     const auto at = [&](const void* base, int64_t offset) {
       return static_cast<const char*>(base) + offset * element_size(p.dtype);
     };

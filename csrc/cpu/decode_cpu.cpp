@@ -37,7 +37,8 @@ void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worke
   // 1 schedule
   const TileLine line = p.line();
   const Shares shares = Shares::of(total_units(line), p.workers);
-  SpanCursor cursor = worker_spans(line, shares, worker);
+  SpanCursor cursor = p.debug.fixed_splits > 0 ? FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker)
+                                               : worker_spans(line, shares, worker);
   const auto take = [&] { return cursor.done() ? std::nullopt : std::optional(Bundle::take(p, cursor)); };
 
   WorkerMemory memory;
@@ -55,7 +56,7 @@ void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worke
 
     // 3 host-block reduction
     if (!whole) {
-      const CutItem item = CutItem::of(shares, bundle.span);
+      const CutItem item = p.cut_item(shares, worker, bundle.span);
       pause(p, worker, 0);
       if (!arrives_last(p, item)) continue;
       pause(p, worker, 1);

@@ -19,4 +19,7 @@ __device__ __forceinline__ void copy_or_zero(T* to, const T* from, bool exists) 
                                                                *reinterpret_cast<cute::uint128_t*>(to), exists);
 }
 
+// All copies of this thread have landed.
+__device__ __forceinline__ void wait_for_copies() { cute::cp_async_wait<0>(); }
+
 }  // namespace leanattn

@@ -17,14 +17,14 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
   int32_t flags = 0;
   while (!(flags & TileNote::kEnd)) {
     // 2. Lean tile loop: each warp folds its tokens of every tile into its own (m, l, O).
-    loop.begin_span();
+    ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
+    if (ring.smem.notes[stage.slot].flags & TileNote::kNothing) return;
+    loop.begin_span(ring.query(span_slot.slot, Traits::head_of_warp(warp)));
     SpanTask task;
     do {
       ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
       const TileNote note = ring.smem.notes[stage.slot];
       flags = note.flags;
-      if (flags & TileNote::kFirst) loop.set_query(ring.query(span_slot.slot, Traits::head_of_warp(warp)));
-      if (flags & TileNote::kNothing) return;
       if (flags & TileNote::kLast) task = ring.smem.tasks[span_slot.slot];
       const int32_t visible = note.visible - Traits::first_token_of_warp(warp);
       if (visible > 0) {
@@ -67,17 +67,16 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   ptx::touch(int32_t(params.k_strides.token));
   ptx::touch(int32_t(params.q_strides.head));
 
-  // Nothing is read or written before the kernel ahead in the stream has finished.
-  ptx::grid_dependency_wait();
-  ptx::grid_launch_dependents();
-
   if (threadIdx.x >= Traits::kComputeThreads) {
     // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
     TileLine line = params.line();
     line.tile_tokens = Traits::kTileTokens;  // a constant: divisions by it become shifts
-    const WorkerShare share = locate_worker_share(line, params.workers, blockIdx.x);
-    produce_tiles<Traits>(params, share, ring);
+    produce_tiles<Traits>(params, line, ring);
   } else {
+    // Nothing is written before the kernel ahead in the stream has finished.
+    ptx::grid_dependency_wait();
+    ptx::grid_launch_dependents();
+    if (params.promised()) load_first_query<Traits>(params, ring);
     write_empty_outputs<Traits>(params, blockIdx.x);
     consume_tiles<Traits>(params, ring);
   }

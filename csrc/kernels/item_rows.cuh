@@ -37,7 +37,7 @@ struct SpanTask {
                                                 const Span& span, const ItemRows& rows) {
     SpanTask task{rows, span.whole_item(), partial_slot(worker, span), {}, {}, 0, 0};
     if (!task.whole_item) {
-      task.cut = CutItem::of(shares, span);
+      task.cut = p.cut_item(shares, worker, span);
       task.groups = MergeGroups::of(task.cut.partials);
       task.group = task.groups.group_of(worker - task.cut.first_worker);
       task.members = task.groups.members(task.group, task.cut.partials);

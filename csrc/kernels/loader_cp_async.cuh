@@ -29,7 +29,7 @@ class CpAsyncLoader {
                                                         const Staging& staging) {
     const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
     for (int32_t n = warp; n < list.count; n += Traits::kWarps) {
-      const float* from = list[n];
+      const float* from = list.first + list.offset(n);
       float* to = staging.memory + n * floats;
 #pragma unroll 4
       for (int i = lane * 4; i < floats; i += 32 * 4) copy_16_bytes(to + i, from + i);
@@ -52,7 +52,7 @@ class CpAsyncLoader {
 
   // The tile at the loader's place; `visible` tokens of it belong to the sequence. The caller then calls finish(): only
   // with its arrivals can the stage be full.
-  __device__ __forceinline__ void load(int stage, int32_t, int32_t visible, bool first, int span_slot) {
+  __device__ __forceinline__ void load(int stage, int32_t visible) {
     const typename Traits::KvLayout layout;
     const int lane_offset = layout(row_of_lane(), column_of_lane());
     const int lane_visible = visible - Traits::first_token_of_warp(producer_warp()) - row_of_lane();
@@ -69,27 +69,28 @@ class CpAsyncLoader {
     }
     k_ += Traits::kTileTokens * params_.k_strides.token;
     v_ += Traits::kTileTokens * params_.v_strides.token;
-    if (first) load_query(span_slot);
   }
   __device__ __forceinline__ void finish(int stage) {
     ptx::mbarrier_arrive_after_copies(&ring_.smem.full[stage]);
     if (writes_notes() || writes_tasks()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
   }
 
- private:
-  // Rows that the item does not have become zero.
-  __device__ __forceinline__ void load_query(int slot) const {
-    const auto* q = static_cast<const Element*>(params_.q) + rows_.seq * params_.q_strides.batch;
+  // Called by the 128 producer threads, or by as many others. Rows that the item does not have become zero.
+  __device__ __forceinline__ static void load_query(const DecodeParams& params, const TileRing<Traits>& ring,
+                                                    const ItemRows& item, int slot) {
+    const auto* q = static_cast<const Element*>(params.q) + item.seq * params.q_strides.batch;
     const typename Traits::QueryLayout layout;
-    const int rows = rows_.count / Traits::kHeads;  // of a head
-    for (int i = producer_thread(); i < Traits::kHeads * Traits::kRows * kLanesPerRow; i += kProducerThreads) {
+    const int rows = item.count / Traits::kHeads;  // of a head
+    for (int i = int(threadIdx.x) % kProducerThreads; i < Traits::kHeads * Traits::kRows * kLanesPerRow;
+         i += kProducerThreads) {
       const int head = i / (Traits::kRows * kLanesPerRow), row = i / kLanesPerRow % Traits::kRows;
       const int column = i % kLanesPerRow * kChunk;
-      copy_or_zero(ring_.query(slot, head) + layout(row, column),
-                   q + (rows_.first_head + head * rows + row) * params_.q_strides.head + column, row < rows);
+      copy_or_zero(ring.query(slot, head) + layout(row, column),
+                   q + (item.first_head + head * rows + row) * params.q_strides.head + column, row < rows);
     }
   }
 
+ private:
   __device__ __forceinline__ static int producer_thread() { return int(threadIdx.x) - Traits::kComputeThreads; }
   __device__ __forceinline__ static int producer_warp() { return producer_thread() / 32; }
   __device__ __forceinline__ static int row_of_lane() { return int(threadIdx.x) % 32 / kLanesPerRow; }

@@ -27,8 +27,9 @@ constexpr int32_t kPartialRowExtra = 4;
 
 // Test hooks; all zero in a normal call.
 struct DebugOptions {
-  uint32_t delay_seed;  // not 0: workers pause for pseudo-random times before they publish and merge
-  int32_t max_stages;   // not 0: a GPU's ring has no more stages, as on a GPU with little shared memory
+  uint32_t delay_seed;   // not 0: workers pause for pseudo-random times before they publish and merge
+  int32_t max_stages;    // not 0: a GPU's ring has no more stages, as on a GPU with little shared memory
+  int32_t fixed_splits;  // not 0: FixedSplit (schedule.h) instead of the lean decomposition, to compare them
 };
 
 struct DecodeParams {
@@ -54,13 +55,20 @@ struct DecodeParams {
   int32_t tile_tokens;
   int32_t item_cost;  // schedule.h
   int32_t workers;    // CTAs or threads
-  float scale_log2;   // softmax_scale * log2(e): scores are kept in log2 units, so that exp is exp2
+  // The caller's promise, or -1 for none: whatever in the stream may still run when the call begins writes at most the
+  // last fresh_tokens tokens of each sequence, and neither lengths nor any other token.
+  int32_t fresh_tokens;
+  float scale_log2;  // softmax_scale * log2(e): scores are kept in log2 units, so that exp is exp2
 
   Workspace workspace;
   DebugOptions debug;
 
   LEANATTN_HOST_DEVICE int64_t partial_floats() const {
     return int64_t{heads} * block_rows * (head_dim + kPartialRowExtra);
+  }
+  LEANATTN_HOST_DEVICE bool promised() const { return fresh_tokens >= 0; }
+  LEANATTN_HOST_DEVICE CutItem cut_item(const Shares& shares, int32_t worker, const Span& span) const {
+    return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(worker, span) : CutItem::of(shares, span);
   }
   LEANATTN_HOST_DEVICE TileLine line() const {
     return {seqlens, batch, num_kv_heads / heads * row_blocks, tile_tokens, max_tokens, item_cost};

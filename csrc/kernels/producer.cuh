@@ -1,54 +1,143 @@
 // Stage 2, input: the producer warps walk the CTA's share and keep the ring full. How a tile is brought is the
 // loader's (loader_cp_async.cuh).
+//
+// A CTA may start while the kernel ahead in the stream still runs. Until that has finished, memory belongs to it:
+// lengths, queries and the newest tokens may be about to change. But DRAM is idle while the last CTAs of a kernel merge
+// and write, so the tiles are asked for at once. If the caller has promised which of them will not change
+// (fresh_tokens), they go to the ring and stay. If not, they are only brought to L2, where whatever the other kernel
+// writes goes too; what has been learnt is then learnt again, from memory that nobody changes any more.
 #pragma once
 
+#include "copy.cuh"
 #include "tile_ring.cuh"
 #include "worker_share.cuh"
 
 namespace leanattn {
 
+// Walks the tiles of a share.
 template <typename Traits>
-__device__ __forceinline__ void produce_tiles(const DecodeParams& params, const WorkerShare& share,
+struct TileCursor {
+  SpanCursor spans;
+  Span span;      // the current one
+  int32_t token;  // first token of the next tile
+  int32_t end;    // of the span
+  bool first;     // the next tile is the span's first
+
+  __device__ __forceinline__ explicit TileCursor(const SpanCursor& at) : spans(at) { begin_span(); }
+
+  __device__ __forceinline__ bool done() const { return spans.done(); }
+  __device__ __forceinline__ bool last() const { return token + Traits::kTileTokens >= end; }
+  __device__ __forceinline__ bool last_of_share() const { return last() && spans.last(); }
+  __device__ __forceinline__ void next() {
+    first = last();
+    token += Traits::kTileTokens;
+    if (first) {
+      spans.next();
+      begin_span();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void begin_span() {
+    if (spans.done()) return;
+    span = spans.span();
+    token = span.tile_begin * Traits::kTileTokens;
+    end = min(span.tokens, span.tile_end * Traits::kTileTokens);
+    first = true;
+  }
+};
+
+// Between the producer, which finds the share, and the warps that compute.
+template <typename Traits>
+constexpr int kShareBarrier = 2 + Traits::kHeads;
+
+// With a promise, the queries of the first span are loaded by the warps that compute: the producers' would land behind
+// all tiles that they have asked for. After the wait for the kernel ahead.
+template <typename Traits>
+__device__ __forceinline__ void load_first_query(const DecodeParams& params, const TileRing<Traits>& ring) {
+  ptx::named_barrier_sync<Traits::kThreads>(kShareBarrier<Traits>);
+  if (ring.smem.first_rows.count == 0) return;
+  Traits::Loader::load_query(params, ring, ring.smem.first_rows, 0);
+  wait_for_copies();
+  ptx::named_barrier_sync<Traits::kComputeThreads>(1 + Traits::kHeads);
+}
+
+template <typename Traits>
+__device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileLine& line,
                                               const TileRing<Traits>& ring) {
-  typename Traits::Loader loader(params, ring);
+  using Loader = typename Traits::Loader;
+  const bool promised = params.promised();
+  if (!promised) ptx::grid_dependency_wait();
+  const WorkerShare share = locate_worker_share(params, line, blockIdx.x);
+  TileCursor<Traits> tiles(share.spans);
+  ItemRows rows{};
+  if (!tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
+  if (promised) {
+    if (Loader::writes_notes()) ring.smem.first_rows = rows;
+    ptx::named_barrier_arrive<Traits::kThreads>(kShareBarrier<Traits>);
+  }
+
+  Loader loader(params, ring);
+  if (tiles.done()) {
+    if (Loader::writes_notes()) ring.smem.notes[0] = {0, TileNote::kNothing};
+    loader.finish(0);
+    return;
+  }
   RingIndex stage, span_slot, landing;
   // No more than there are stages: further back, a stage's barrier may be a whole round on, and its parity the same.
   const int32_t most_in_flight = min(Traits::kMostInFlight, ring.num_stages);
-  int32_t in_flight = 0;
-  SpanCursor spans = share.spans;
-  if (spans.done()) {
-    if (Traits::Loader::writes_notes()) ring.smem.notes[0] = {0, TileNote::kNothing};
-    loader.finish(0);
-  }
-  for (; !spans.done(); spans.next(), span_slot.advance(ring.num_stages)) {
-    const Span span = spans.span();
-    const ItemRows rows = ItemRows::of(params, span.seq, span.item);
-    int32_t token = span.tile_begin * Traits::kTileTokens;
-    const int32_t end = min(spans.line.tokens(span.seq), span.tile_end * Traits::kTileTokens);
-    loader.begin_span(rows, token);
-    for (bool first = true; token < end; token += Traits::kTileTokens, first = false) {
-      const bool last = token + Traits::kTileTokens >= end;
+  int32_t in_flight = 0, begun = 0, held = 0;
+  bool waiting = promised;  // the kernel ahead may still run: tiles are loaded, but neither queries nor fresh tokens
+  while (true) {
+    // A tile with a token that is not certain to be there yet ends the waiting, as do a full ring and the share's end.
+    const int32_t settled = tiles.span.tokens - params.fresh_tokens;
+    if (waiting &&
+        (tiles.done() || in_flight == ring.num_stages || min(tiles.token + Traits::kTileTokens, tiles.end) > settled)) {
+      ptx::grid_dependency_wait();
+      waiting = false;
+      SpanCursor spans = share.spans;
+      for (int slot = 1; slot < begun; ++slot) {
+        spans.next();
+        const Span span = spans.span();
+        Loader::load_query(params, ring, ItemRows::of(params, span.seq, span.item), slot);
+      }
+      for (int i = in_flight - held; i < in_flight; ++i) loader.finish(i);
+    }
+    if (tiles.done()) return;
+    if (tiles.first) {
+      rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
+      loader.begin_span(rows, tiles.token);
+    }
+    if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
-      if (in_flight == most_in_flight) {
+      for (; in_flight >= most_in_flight; --in_flight) {
         ptx::mbarrier_wait(&ring.smem.full[landing.slot], landing.parity);
         landing.advance(ring.num_stages);
-      } else {
-        ++in_flight;
       }
-      loader.load(stage.slot, token, end - token, first, span_slot.slot);
-      if (Traits::Loader::writes_notes()) {
-        const bool end_of_share = last && spans.last();
-        ring.smem.notes[stage.slot] = {end - token, (first ? TileNote::kFirst : 0) | (last ? TileNote::kLast : 0) |
-                                                        (end_of_share ? TileNote::kEnd : 0)};
-      }
-      // With the last tile: it would hold up the loads of the first ones.
-      if (last && Traits::Loader::writes_tasks()) {
-        ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.shares, blockIdx.x, span, rows);
-      }
-      loader.finish(stage.slot);
-      stage.advance(ring.num_stages);
     }
+    const int32_t visible = tiles.end - tiles.token;
+    loader.load(stage.slot, visible);
+    ++in_flight;
+    begun += tiles.first;
+    if (tiles.first && !waiting && !(promised && begun == 1)) Loader::load_query(params, ring, rows, span_slot.slot);
+    if (Loader::writes_notes()) {
+      ring.smem.notes[stage.slot] = {visible, (tiles.first ? TileNote::kFirst : 0) |
+                                                  (tiles.last() ? TileNote::kLast : 0) |
+                                                  (tiles.last_of_share() ? TileNote::kEnd : 0)};
+    }
+    // With the last tile: it would hold up the loads of the first ones.
+    if (tiles.last() && Loader::writes_tasks()) {
+      ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.shares, blockIdx.x, tiles.span, rows);
+    }
+    if (waiting && begun > 1) {
+      ++held;  // it is there, but its queries are not
+    } else {
+      loader.finish(stage.slot);
+    }
+    if (tiles.last()) span_slot.advance(ring.num_stages);
+    stage.advance(ring.num_stages);
+    tiles.next();
   }
 }
 

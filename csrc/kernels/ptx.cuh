@@ -65,6 +65,12 @@ __device__ __forceinline__ void named_barrier_sync(int number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
+// ... at which this thread arrives, but does not wait.
+template <int kThreads>
+__device__ __forceinline__ void named_barrier_arrive(int number) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
+}
+
 // --- mbarrier: a phase completes with its last arrival; its parity is 0, 1, 0, ... -------------------
 
 __device__ __forceinline__ uint32_t shared_address(const void* memory) {

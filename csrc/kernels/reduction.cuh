@@ -54,72 +54,120 @@ __device__ __forceinline__ bool arrives_last(const DecodeParams& p, int32_t tick
 
 // The partials of an item that are merged together, in token order. All but the first lie evenly.
 struct PartialList {
-  float* first;    // [block_rows, Partial::kRow]
-  float* second;   // the next one
-  int64_t stride;  // from the second to the third, and so on, in floats
+  float* first;       // [block_rows, Partial::kRow]
+  int32_t to_second;  // from the first to the next one, in floats
+  int32_t stride;     // from the second to the third, and so on
   int32_t count;
 
   // `count` neighbours from number `begin` of the item on.
   __device__ __forceinline__ static PartialList of(const DecodeParams& p, const CutItem& cut, int32_t begin,
                                                    int32_t count) {
-    const int64_t floats = p.partial_floats();
-    float* const all = p.workspace.partials;
-    return {all + cut.slot(begin) * floats, all + cut.slot(begin + 1) * floats, 2 * floats, count};
+    const auto floats = int32_t(p.partial_floats());
+    const int32_t slot = cut.slot(begin);
+    return {p.workspace.partials + int64_t{slot} * floats, (cut.slot(begin + 1) - slot) * floats, 2 * floats, count};
   }
   // The results of all groups of an item.
   __device__ __forceinline__ static PartialList of_groups(const DecodeParams& p, const CutItem& cut,
                                                           const MergeGroups& groups) {
-    const int64_t floats = p.partial_floats();
-    float* const first = p.workspace.partials + group_slot(p.workers, cut.first_worker, 0) * floats;
-    return {first, first + floats, floats, groups.count};
+    const auto floats = int32_t(p.partial_floats());
+    const int64_t slot = group_slot(p.workers, cut.first_worker, 0);
+    return {p.workspace.partials + slot * floats, floats, floats, groups.count};
   }
-  __device__ __forceinline__ float* operator[](int32_t i) const { return i == 0 ? first : second + (i - 1) * stride; }
+  // From the first partial to the i-th, in floats.
+  __device__ __forceinline__ int32_t offset(int32_t i) const { return i == 0 ? 0 : to_second + (i - 1) * stride; }
 };
 
-// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. First
-// m of all partials, then the sums, strictly in token order: where the partials are read from, which depends on the CTA
-// that comes last, must not change a bit. A row that the item does not have is a copy of its last one.
-template <typename Traits, typename Emit>
-__device__ __forceinline__ void merge_partials(const PartialList& list, int rows, const Emit& emit) {
-  constexpr int kRowQuads = Traits::kHeadDim / 4;
-  constexpr int kRowStep = Traits::kComputeThreads / kRowQuads;
-  // A thread has four columns of a row, and a few rows at a time: more would take registers from the tile loop.
-  constexpr int kThreadRows = std::min(Traits::kHeads * Traits::kRows / kRowStep, 4);
-  constexpr int kRow = Partial<Traits>::kRow;
-  const int thread = ptx::thread_index_here(), column = thread % kRowQuads * 4;
-#pragma unroll 1
-  for (int thread_row = thread / kRowQuads; thread_row < rows; thread_row += kThreadRows * kRowStep) {
-    int offset[kThreadRows];
-    float2 ml[kThreadRows];
-    float4 sum[kThreadRows] = {};
+// A merge of `kThreadRows` rows at a time, from `first_row` on: a thread has four columns of each. Memory takes longer
+// to answer than all else, so everything is asked for before anything is used: O of as many partials as registers hold,
+// and m and l, of which each of the threads of a row has one partial's. What they weigh goes round by shuffles.
+// The sums are in token order and depend on nothing but the partials. A row beyond `rows` is a copy of the last one.
+template <typename Traits, int kThreadRows, typename Emit>
+__device__ __forceinline__ void merge_rows(const PartialList& list, int first_row, int rows, const Emit& emit) {
+  constexpr int kRowThreads = Traits::kHeadDim / 4, kRowStep = Traits::kComputeThreads / kRowThreads;
+  constexpr int kMaxList = 32, kListParts = kMaxList / kRowThreads;  // partials of a list; of those, a thread's
+  constexpr int kDepth = Traits::kMergeLoads / kThreadRows;          // partials on their way
+  const int thread = ptx::thread_index_here(), part_of_row = thread % kRowThreads;
+  const float* row[kThreadRows];  // of the list's first partial
+  float2 ml[kThreadRows];
+  float factor[kThreadRows][kListParts];
+  float4 sum[kThreadRows] = {}, o[kThreadRows][kDepth];
+
+  const auto load = [&](int32_t begin) {
 #pragma unroll
-    for (int i = 0; i < kThreadRows; ++i) {
-      offset[i] = min(thread_row + i * kRowStep, rows - 1) * kRow;
-      ml[i] = {list.first[offset[i] + Traits::kHeadDim], 0.f};
-    }
-    const float* part = list.second;
-#pragma unroll 4
-    for (int32_t n = 1; n < list.count; ++n, part += list.stride) {
-#pragma unroll
-      for (int i = 0; i < kThreadRows; ++i) ml[i].x = fmaxf(ml[i].x, part[offset[i] + Traits::kHeadDim]);
-    }
-    part = list.first;
-    const float* next = list.second;
-#pragma unroll 4
-    for (int32_t n = 0; n < list.count; ++n, part = next, next += list.stride) {
+    for (int n = 0; n < kDepth; ++n) {
+      if (begin + n >= list.count) break;
 #pragma unroll
       for (int i = 0; i < kThreadRows; ++i) {
-        const float4 o = *reinterpret_cast<const float4*>(part + offset[i] + column);
-        const float2 part_ml = *reinterpret_cast<const float2*>(part + offset[i] + Traits::kHeadDim);
-        const float f = rescale_factor(part_ml.x, ml[i].x);
-        ml[i].y += part_ml.y * f;
-        sum[i] = {sum[i].x + o.x * f, sum[i].y + o.y * f, sum[i].z + o.z * f, sum[i].w + o.w * f};
+        o[i][n] = *reinterpret_cast<const float4*>(row[i] + list.offset(begin + n) + part_of_row * 4);
       }
     }
+  };
 #pragma unroll
-    for (int i = 0; i < kThreadRows; ++i) {
-      if (thread_row + i * kRowStep < rows) emit(thread_row + i * kRowStep, column, sum[i], ml[i]);
+  for (int i = 0; i < kThreadRows; ++i) {
+    row[i] = list.first + min(first_row + thread / kRowThreads + i * kRowStep, rows - 1) * Partial<Traits>::kRow;
+  }
+  float2 part_ml[kThreadRows][kListParts];
+#pragma unroll
+  for (int i = 0; i < kThreadRows; ++i) {
+#pragma unroll
+    for (int p = 0; p < kListParts; ++p) {
+      const int32_t n = part_of_row + p * kRowThreads;
+      part_ml[i][p] = {kNoMaximum, 0.f};
+      if (n < list.count) {
+        part_ml[i][p] = *reinterpret_cast<const float2*>(row[i] + list.offset(n) + Traits::kHeadDim);
+      }
     }
+  }
+  load(0);
+#pragma unroll
+  for (int i = 0; i < kThreadRows; ++i) {
+    ml[i] = {kNoMaximum, 0.f};
+#pragma unroll
+    for (int p = 0; p < kListParts; ++p) ml[i].x = fmaxf(ml[i].x, part_ml[i][p].x);
+#pragma unroll
+    for (int step = 1; step < kRowThreads; step *= 2) ml[i].x = fmaxf(ml[i].x, __shfl_xor_sync(~0u, ml[i].x, step));
+#pragma unroll
+    for (int p = 0; p < kListParts; ++p) {
+      factor[i][p] = rescale_factor(part_ml[i][p].x, ml[i].x);
+      ml[i].y += part_ml[i][p].y * factor[i][p];
+    }
+#pragma unroll
+    for (int step = 1; step < kRowThreads; step *= 2) ml[i].y += __shfl_xor_sync(~0u, ml[i].y, step);
+  }
+#pragma unroll 1
+  for (int32_t begin = 0; begin < list.count; begin += kDepth) {
+    if (begin > 0) load(begin);
+#pragma unroll
+    for (int n = 0; n < kDepth; ++n) {
+      if (begin + n >= list.count) break;
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) {
+        float f = __shfl_sync(~0u, factor[i][0], (begin + n) % kRowThreads, kRowThreads);
+        if constexpr (kListParts == 2) {
+          const float second = __shfl_sync(~0u, factor[i][1], (begin + n) % kRowThreads, kRowThreads);
+          if (begin + n >= kRowThreads) f = second;
+        }
+        sum[i] = {sum[i].x + o[i][n].x * f, sum[i].y + o[i][n].y * f, sum[i].z + o[i][n].z * f,
+                  sum[i].w + o[i][n].w * f};
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kThreadRows; ++i) {
+    const int r = first_row + thread / kRowThreads + i * kRowStep;
+    if (r < rows) emit(r, part_of_row * 4, sum[i], ml[i]);
+  }
+}
+
+// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows.
+template <typename Traits, typename Emit>
+__device__ __forceinline__ void merge_partials(const PartialList& list, int rows, const Emit& emit) {
+  constexpr int kPassRows = Traits::kComputeThreads / (Traits::kHeadDim / 4);  // of all threads, with a row each
+  constexpr int kThreadRows = std::min(Traits::kHeads * Traits::kRows / kPassRows, Traits::kMergeLoads / 4);
+  if (kThreadRows > 1 && rows <= kPassRows) return merge_rows<Traits, 1>(list, 0, rows, emit);
+#pragma unroll 1
+  for (int row = 0; row < rows; row += kThreadRows * kPassRows) {
+    merge_rows<Traits, kThreadRows>(list, row, rows, emit);
   }
 }
 
@@ -139,7 +187,7 @@ __device__ __forceinline__ PartialList staged(const PartialList& list, int rows,
   Traits::Loader::stage_partials(list, floats, staging);
   ptx::mbarrier_wait(staging.barrier, staging.parity);
   staging.parity ^= 1;
-  return {staging.memory, staging.memory + floats, floats, list.count};
+  return {staging.memory, floats, floats, list.count};
 }
 
 // Stage 3 of a span whose partial is written. What ends in the last CTA of the item with

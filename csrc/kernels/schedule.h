@@ -50,7 +50,8 @@ struct TileLine {
     const int32_t n = seqlens[seq];
     return n < 0 ? 0 : (n > max_tokens ? max_tokens : n);
   }
-  LEANATTN_HOST_DEVICE int32_t item_tiles(int32_t seq) const { return ceil_div(tokens(seq), tile_tokens); }
+  LEANATTN_HOST_DEVICE int32_t tiles_of(int32_t tokens) const { return ceil_div(tokens, tile_tokens); }
+  LEANATTN_HOST_DEVICE int32_t item_tiles(int32_t seq) const { return tiles_of(tokens(seq)); }
   // An empty sequence has no tile and no place on the line; write_empty_outputs (stage 4) serves it.
   LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const {
     const int32_t tiles = item_tiles(seq);
@@ -86,6 +87,7 @@ struct Span {
   int32_t tile_end;    // one past the last tile, within the item
   int32_t item_tiles;  // tiles of the whole item
   int32_t item_line;   // place of the item's first tile on the line
+  int32_t tokens;      // of the sequence
 
   LEANATTN_HOST_DEVICE bool starts_item() const { return tile_begin == 0; }
   LEANATTN_HOST_DEVICE bool ends_item() const { return tile_end == item_tiles; }
@@ -101,14 +103,16 @@ struct SpanCursor {
   int32_t tile;        // next tile to do, within the item
   int32_t item_tiles;  // of the current sequence
   int32_t item_line;   // place of the item's first tile on the line
+  int32_t tokens;      // of the current sequence
+  int32_t following;   // tokens of the sequence after it: asked for early, since memory takes long to answer
 
   // A worker whose share of `units` begins at place `begin` of the line, `offset` units after the start of sequence
   // `seq`.
   LEANATTN_HOST_DEVICE static SpanCursor at(const TileLine& line, int32_t seq, int32_t offset, int32_t begin,
                                             int32_t units) {
-    SpanCursor c{line, units, seq, 0, 0, 0, 0};
+    SpanCursor c{line, units, seq, 0, 0, 0, 0, 0, 0};
     if (units > 0) {
-      c.item_tiles = line.item_tiles(seq);
+      c.enter(line.tokens(seq));
       const int32_t item_units = c.item_tiles + line.item_cost;
       c.item = offset / item_units;
       c.item_line = begin - offset + c.item * item_units + line.item_cost;
@@ -128,7 +132,7 @@ struct SpanCursor {
   // The span at the cursor; only while !done().
   LEANATTN_HOST_DEVICE Span span() const {
     const int32_t rest = item_tiles - tile;
-    return {seq, item, tile, tile + (rest < units_left ? rest : units_left), item_tiles, item_line};
+    return {seq, item, tile, tile + (rest < units_left ? rest : units_left), item_tiles, item_line, tokens};
   }
 
   // Moves past the current span, over empty sequences if need be.
@@ -142,12 +146,19 @@ struct SpanCursor {
     if (++item == line.items_per_seq) {
       item = 0;
       do {
-        item_tiles = line.item_tiles(++seq);
+        ++seq;
+        enter(following);
       } while (item_tiles == 0 && seq + 1 < line.batch);
     }
   }
 
  private:
+  // Sequence `seq`, of this many tokens.
+  LEANATTN_HOST_DEVICE void enter(int32_t seq_tokens) {
+    tokens = seq_tokens;
+    item_tiles = line.tiles_of(tokens);
+    following = seq + 1 < line.batch ? line.tokens(seq + 1) : 0;
+  }
   LEANATTN_HOST_DEVICE void spend(int32_t units) { units_left -= units < units_left ? units : units_left; }
 };
 
@@ -199,6 +210,26 @@ struct CutItem {
   }
   // Slot of the i-th partial in token order: the order of the merge, whoever finishes first.
   LEANATTN_HOST_DEVICE int32_t slot(int32_t i) const { return i == 0 ? 2 * first_worker + 1 : 2 * (first_worker + i); }
+};
+
+// For comparison, the decomposition of FlashDecoding: every item in `splits` pieces of equal length, a worker a piece;
+// with one split that of FlashAttention. Worker `splits i + j` has piece j of item i; an item of few tiles has fewer
+// pieces. The item costs of the line play no part.
+struct FixedSplit {
+  int32_t splits;
+
+  LEANATTN_HOST_DEVICE int32_t piece_tiles(int32_t item_tiles) const { return ceil_div(item_tiles, splits); }
+
+  LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, int32_t worker) const {
+    const int32_t line_item = worker / splits, seq = line_item / line.items_per_seq;
+    const int32_t tokens = line.tokens(seq), tiles = line.tiles_of(tokens), size = piece_tiles(tiles);
+    const int32_t begin = worker % splits * size, rest = tiles - begin;
+    const int32_t units = rest < 0 ? 0 : (rest < size ? rest : size);
+    return {line, units, seq, line_item % line.items_per_seq, begin, tiles, 0, tokens, 0};
+  }
+  LEANATTN_HOST_DEVICE CutItem cut_item(int32_t worker, const Span& span) const {
+    return {worker / splits * splits, ceil_div(span.item_tiles, piece_tiles(span.item_tiles))};
+  }
 };
 
 // How the partials of an item are merged: few of them at once; many in groups of neighbours, whose results are then

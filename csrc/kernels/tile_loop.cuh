@@ -41,13 +41,10 @@ class TileLoop {
     return cute::make_tensor(output_.data(), ThreadRowsLayout<kColumnAtoms>{});
   }
 
-  __device__ __forceinline__ void begin_span() {
+  // `query`: [rows, head_dim] in shared memory, QueryLayout. It stays valid until the end of the span.
+  __device__ __forceinline__ void begin_span(const Element* query) {
     state.clear();
     cute::clear(output_);
-  }
-
-  // `query`: [rows, head_dim] in shared memory, QueryLayout. It stays valid until the end of the span.
-  __device__ __forceinline__ void set_query(const Element* query) {
     query_memory_ = query;
     if constexpr (Traits::kQueryInRegisters) {
       using namespace cute;

@@ -2,7 +2,7 @@
 // The sums that total_units() and worker_spans() do with one thread are done here by a warp, without a barrier.
 #pragma once
 
-#include "schedule.h"
+#include "params.h"
 
 namespace leanattn {
 
@@ -13,7 +13,9 @@ struct WorkerShare {
 
 // All lanes of a warp call it and get the same answer. Each sums a run of consecutive sequences: one for a batch of up
 // to 32.
-__device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line, int32_t workers, int32_t worker) {
+__device__ __forceinline__ WorkerShare locate_worker_share(const DecodeParams& params, const TileLine& line,
+                                                           int32_t worker) {
+  if (params.debug.fixed_splits > 0) return {{}, FixedSplit{params.debug.fixed_splits}.worker_spans(line, worker)};
   const int32_t lane = int32_t(threadIdx.x) % 32;
   const int32_t run = ceil_div(line.batch, 32);
   const int32_t run_begin = min(lane * run, line.batch), run_end = min(run_begin + run, line.batch);
@@ -27,7 +29,7 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line,
     const int32_t below = __shfl_up_sync(~0u, run_line_end, step);
     if (lane >= step) run_line_end += below;
   }
-  const Shares shares = Shares::of(__shfl_sync(~0u, run_line_end, 31), workers);
+  const Shares shares = Shares::of(__shfl_sync(~0u, run_line_end, 31), params.workers);
   const int32_t begin = shares.begin(worker), units = shares.size(worker);
   if (units == 0) return {shares, SpanCursor::at(line, 0, 0, 0, 0)};
 
