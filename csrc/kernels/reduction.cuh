@@ -77,97 +77,92 @@ struct PartialList {
   __device__ __forceinline__ int32_t offset(int32_t i) const { return i == 0 ? 0 : to_second + (i - 1) * stride; }
 };
 
-// A merge of `kThreadRows` rows at a time, from `first_row` on: a thread has four columns of each. Memory takes longer
-// to answer than all else, so everything is asked for before anything is used: O of as many partials as registers hold,
-// and m and l, of which each of the threads of a row has one partial's. What they weigh goes round by shuffles.
-// The sums are in token order and depend on nothing but the partials. A row beyond `rows` is a copy of the last one.
-template <typename Traits, int kThreadRows, typename Emit>
-__device__ __forceinline__ void merge_rows(const PartialList& list, int first_row, int rows, const Emit& emit) {
-  constexpr int kRowThreads = Traits::kHeadDim / 4, kRowStep = Traits::kComputeThreads / kRowThreads;
-  constexpr int kMaxList = 32, kListParts = kMaxList / kRowThreads;  // partials of a list; of those, a thread's
-  constexpr int kDepth = Traits::kMergeLoads / kThreadRows;          // partials on their way
-  const int thread = ptx::thread_index_here(), part_of_row = thread % kRowThreads;
-  const float* row[kThreadRows];  // of the list's first partial
-  float2 ml[kThreadRows];
-  float factor[kThreadRows][kListParts];
-  float4 sum[kThreadRows] = {}, o[kThreadRows][kDepth];
+// What partials weigh in the merge of one row, and the m and l of the result. Of the partials each thread of the row
+// has one, or two where a row has only sixteen threads; what they weigh goes round by shuffles.
+template <typename Traits>
+struct MergeFactors {
+  static constexpr int kRowThreads = Traits::kHeadDim / 4;  // a thread has four columns of a row
+  static constexpr int kMaxPartials = 32, kParts = kMaxPartials / kRowThreads;
+  static_assert(MergeGroups::kMaxAtOnce <= kMaxPartials);
 
-  const auto load = [&](int32_t begin) {
+  float2 ml;
+  float factor[kParts];
+
+  // `row`: the row in the list's first partial.
+  __device__ __forceinline__ static MergeFactors of(const PartialList& list, const float* row, int thread_of_row) {
+    float2 part[kParts];
+    MergeFactors result{{kNoMaximum, 0.f}, {}};
 #pragma unroll
-    for (int n = 0; n < kDepth; ++n) {
-      if (begin + n >= list.count) break;
+    for (int p = 0; p < kParts; ++p) {
+      const int32_t n = thread_of_row + p * kRowThreads;
+      part[p] = {kNoMaximum, 0.f};
+      if (n < list.count) part[p] = *reinterpret_cast<const float2*>(row + list.offset(n) + Traits::kHeadDim);
+    }
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) result.ml.x = fmaxf(result.ml.x, part[p].x);
+#pragma unroll
+    for (int step = 1; step < kRowThreads; step *= 2) {
+      result.ml.x = fmaxf(result.ml.x, __shfl_xor_sync(~0u, result.ml.x, step));
+    }
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) {
+      result.factor[p] = rescale_factor(part[p].x, result.ml.x);
+      result.ml.y += part[p].y * result.factor[p];
+    }
+#pragma unroll
+    for (int step = 1; step < kRowThreads; step *= 2) result.ml.y += __shfl_xor_sync(~0u, result.ml.y, step);
+    return result;
+  }
+  // 0 for a partial beyond the list.
+  __device__ __forceinline__ float operator[](int32_t n) const {
+    float result = __shfl_sync(~0u, factor[0], n % kRowThreads, kRowThreads);
+    if constexpr (kParts == 2) {
+      const float second = __shfl_sync(~0u, factor[1], n % kRowThreads, kRowThreads);
+      if (n >= kRowThreads) result = second;
+    }
+    return result;
+  }
+};
+
+// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. m and
+// l come from `list`, O from `copied`, the same partials perhaps elsewhere, which wait() makes sure are there. The sums
+// are in token order, whoever merges and wherever from. A row that the item does not have is a copy of its last one.
+template <typename Traits, typename Wait, typename Emit>
+__device__ __forceinline__ void merge_partials(const PartialList& list, const PartialList& copied, int rows,
+                                               const Wait& wait, const Emit& emit) {
+  using Factors = MergeFactors<Traits>;
+  constexpr int kRowStep = Traits::kComputeThreads / Factors::kRowThreads;
+  // A few rows at a time: more would take registers from the tile loop. One where that is enough for a group of four.
+  constexpr int kAllRows = Traits::kHeads * Traits::kRows;
+  constexpr int kThreadRows = kAllRows == 8 ? 1 : std::min(kAllRows / kRowStep, Traits::kRows <= 16 ? 4 : 2);
+  const int thread = ptx::thread_index_here(), thread_of_row = thread % Factors::kRowThreads;
+#pragma unroll 1
+  for (int first_row = 0; first_row < rows; first_row += kThreadRows * kRowStep) {
+    Factors factors[kThreadRows];
+    int row[kThreadRows];
+    float4 sum[kThreadRows] = {};
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      row[i] = min(first_row + thread / Factors::kRowThreads + i * kRowStep, rows - 1);
+      const PartialList near = first_row == 0 ? list : copied;
+      factors[i] = Factors::of(near, near.first + row[i] * Partial<Traits>::kRow, thread_of_row);
+    }
+    if (first_row == 0) wait();
+    const float* from = copied.first + thread_of_row * 4;
+#pragma unroll 4
+    for (int32_t n = 0; n < list.count; ++n) {
 #pragma unroll
       for (int i = 0; i < kThreadRows; ++i) {
-        o[i][n] = *reinterpret_cast<const float4*>(row[i] + list.offset(begin + n) + part_of_row * 4);
+        const float4 o = *reinterpret_cast<const float4*>(from + copied.offset(n) + row[i] * Partial<Traits>::kRow);
+        const float f = factors[i][n];
+        sum[i] = {sum[i].x + o.x * f, sum[i].y + o.y * f, sum[i].z + o.z * f, sum[i].w + o.w * f};
       }
     }
-  };
 #pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) {
-    row[i] = list.first + min(first_row + thread / kRowThreads + i * kRowStep, rows - 1) * Partial<Traits>::kRow;
-  }
-  float2 part_ml[kThreadRows][kListParts];
-#pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) {
-#pragma unroll
-    for (int p = 0; p < kListParts; ++p) {
-      const int32_t n = part_of_row + p * kRowThreads;
-      part_ml[i][p] = {kNoMaximum, 0.f};
-      if (n < list.count) {
-        part_ml[i][p] = *reinterpret_cast<const float2*>(row[i] + list.offset(n) + Traits::kHeadDim);
-      }
+    for (int i = 0; i < kThreadRows; ++i) {
+      const int r = first_row + thread / Factors::kRowThreads + i * kRowStep;
+      if (r < rows) emit(r, thread_of_row * 4, sum[i], factors[i].ml);
     }
-  }
-  load(0);
-#pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) {
-    ml[i] = {kNoMaximum, 0.f};
-#pragma unroll
-    for (int p = 0; p < kListParts; ++p) ml[i].x = fmaxf(ml[i].x, part_ml[i][p].x);
-#pragma unroll
-    for (int step = 1; step < kRowThreads; step *= 2) ml[i].x = fmaxf(ml[i].x, __shfl_xor_sync(~0u, ml[i].x, step));
-#pragma unroll
-    for (int p = 0; p < kListParts; ++p) {
-      factor[i][p] = rescale_factor(part_ml[i][p].x, ml[i].x);
-      ml[i].y += part_ml[i][p].y * factor[i][p];
-    }
-#pragma unroll
-    for (int step = 1; step < kRowThreads; step *= 2) ml[i].y += __shfl_xor_sync(~0u, ml[i].y, step);
-  }
-#pragma unroll 1
-  for (int32_t begin = 0; begin < list.count; begin += kDepth) {
-    if (begin > 0) load(begin);
-#pragma unroll
-    for (int n = 0; n < kDepth; ++n) {
-      if (begin + n >= list.count) break;
-#pragma unroll
-      for (int i = 0; i < kThreadRows; ++i) {
-        float f = __shfl_sync(~0u, factor[i][0], (begin + n) % kRowThreads, kRowThreads);
-        if constexpr (kListParts == 2) {
-          const float second = __shfl_sync(~0u, factor[i][1], (begin + n) % kRowThreads, kRowThreads);
-          if (begin + n >= kRowThreads) f = second;
-        }
-        sum[i] = {sum[i].x + o[i][n].x * f, sum[i].y + o[i][n].y * f, sum[i].z + o[i][n].z * f,
-                  sum[i].w + o[i][n].w * f};
-      }
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) {
-    const int r = first_row + thread / kRowThreads + i * kRowStep;
-    if (r < rows) emit(r, part_of_row * 4, sum[i], ml[i]);
-  }
-}
-
-// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows.
-template <typename Traits, typename Emit>
-__device__ __forceinline__ void merge_partials(const PartialList& list, int rows, const Emit& emit) {
-  constexpr int kPassRows = Traits::kComputeThreads / (Traits::kHeadDim / 4);  // of all threads, with a row each
-  constexpr int kThreadRows = std::min(Traits::kHeads * Traits::kRows / kPassRows, Traits::kMergeLoads / 4);
-  if (kThreadRows > 1 && rows <= kPassRows) return merge_rows<Traits, 1>(list, 0, rows, emit);
-#pragma unroll 1
-  for (int row = 0; row < rows; row += kThreadRows * kPassRows) {
-    merge_rows<Traits, kThreadRows>(list, row, rows, emit);
   }
 }
 
@@ -178,17 +173,6 @@ struct Staging {
   uint64_t* barrier;  // completes when the copies have landed
   uint32_t parity;
 };
-
-// The list in shared memory, or the list as it is if there is no room.
-template <typename Traits>
-__device__ __forceinline__ PartialList staged(const PartialList& list, int rows, Staging& staging) {
-  const int32_t floats = rows * Partial<Traits>::kRow;
-  if (list.count * floats > staging.floats) return list;
-  Traits::Loader::stage_partials(list, floats, staging);
-  ptx::mbarrier_wait(staging.barrier, staging.parity);
-  staging.parity ^= 1;
-  return {staging.memory, floats, floats, list.count};
-}
 
 // Stage 3 of a span whose partial is written. What ends in the last CTA of the item with
 // 4. its output.
@@ -208,14 +192,22 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
     debug_delay(p.debug, blockIdx.x, 4 * task.rows.seq + 2 * of_groups);
     if (!arrives_last<Traits>(p, ticket, list.count, smem)) return;
     debug_delay(p.debug, blockIdx.x, 4 * task.rows.seq + 2 * of_groups + 1);
-    merge_partials<Traits>(staged<Traits>(list, task.rows.count, staging), task.rows.count,
-                           [&](int row, int column, float4 o, float2 ml) {
-                             if (top) {
-                               store_output<Traits>(p, task.rows, row, column, o, ml);
-                             } else {
-                               group_result.store(row, column, o, ml);
-                             }
-                           });
+    const int32_t floats = task.rows.count * Partial<Traits>::kRow;
+    const bool copy = list.count * floats <= staging.floats;
+    if (copy) Traits::Loader::stage_partials(list, floats, staging);
+    const PartialList copied = copy ? PartialList{staging.memory, floats, floats, list.count} : list;
+    const auto wait = [&] {
+      if (!copy) return;
+      ptx::mbarrier_wait(staging.barrier, staging.parity);
+      staging.parity ^= 1;
+    };
+    merge_partials<Traits>(list, copied, task.rows.count, wait, [&](int row, int column, float4 o, float2 ml) {
+      if (top) {
+        store_output<Traits>(p, task.rows, row, column, o, ml);
+      } else {
+        group_result.store(row, column, o, ml);
+      }
+    });
     if (top) return;
   }
 }

@@ -46,9 +46,6 @@ struct TileTraits {
   // 16 rows of Q are 32 registers at head_dim 128; 32 rows beside 128 registers of O do not fit.
   static constexpr bool kQueryInRegisters = kRows <= 16;
 
-  // Loads of 16 bytes that a thread has in flight when it merges partials: as many as there are registers for.
-  static constexpr int kMergeLoads = kRows <= 16 ? 8 : 4;
-
   static_assert(kWarpTokens % 16 == 0, "a warp's tokens are the M of one MMA and the K of the other");
   static_assert(kRows % 8 == 0, "query rows are the N of the MMA");
 
