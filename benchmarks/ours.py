@@ -1,4 +1,4 @@
-"""leanattn bound to a case: as it is called, with the promise that makes it faster, and as others decompose.
+"""leanattn bound to a case: plainly, with what a caller can add to make it faster, and as others decompose.
 
 The decompositions run in the same kernel, with the same tiles and the same merge: what differs in time is the
 decomposition itself.
@@ -35,15 +35,17 @@ def calls_with_out(case: Case, decode: Callable[[Tensor, Tensor, Tensor], object
     return [partial(call, k, v, torch.full_like(case.q, math.nan)) for k, v in caches]
 
 
-def bind_leanattn(case: Case, fresh_tokens: int | None = None) -> list[Call]:
+def bind_leanattn(case: Case, planned: bool = False, fresh_tokens: int | None = None) -> list[Call]:
     import torch
 
-    import_first("leanattn")
-    decode_out = torch.ops.leanattn.decode_out
-    if fresh_tokens is None:  # promises nothing, as most callers
-        return calls_with_out(case, lambda k, v, out: decode_out(case.q, k, v, case.seqlens, out))
-    promised = partial(decode_out, fresh_tokens=fresh_tokens)
-    return calls_with_out(case, lambda k, v, out: promised(case.q, k, v, case.seqlens, out))
+    leanattn = import_first("leanattn")
+    options: dict[str, Any] = {}
+    if planned:  # once per step in a model, for all layers, so it is not part of a call
+        options["plan"] = leanattn.plan(case.q, case.k[0], case.seqlens)
+    if fresh_tokens is not None:
+        options["fresh_tokens"] = fresh_tokens
+    decode = partial(torch.ops.leanattn.decode_out, **options)
+    return calls_with_out(case, lambda k, v, out: decode(case.q, k, v, case.seqlens, out))
 
 
 def bind_fixed_split(case: Case, splits_of: SplitsOf) -> list[Call]:

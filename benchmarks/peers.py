@@ -33,6 +33,7 @@ READ_LIMIT = "read_limit"
 STEP = "step"
 
 LEANATTN = "leanattn"
+PLAN = "leanattn_plan"
 PROMISE = "leanattn_promise"
 FIXED_SPLIT = "leanattn_fixed_split"
 OWN_NO_SPLIT = "leanattn_no_split"
@@ -59,9 +60,12 @@ IMPLEMENTATIONS = {
     for implementation in (
         Implementation(LEANATTN, "torch.ops.leanattn.decode_out", bind_leanattn, kind="ours"),
         Implementation(
+            PLAN, "the same with a plan made beforehand", partial(bind_leanattn, planned=True), kind="ours"
+        ),
+        Implementation(
             PROMISE,
-            "the same with fresh_tokens=1: the kernel ahead writes no more of a sequence than its last token",
-            partial(bind_leanattn, fresh_tokens=1),
+            "plan and fresh_tokens=1: the kernel ahead writes no more of a sequence than its last token",
+            partial(bind_leanattn, planned=True, fresh_tokens=1),
             kind="ours",
         ),
         Implementation(

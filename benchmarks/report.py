@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.method import IN_MODEL
-from benchmarks.peers import FA3, FIXED_SPLIT, LEANATTN, NO_SPLIT, OWN_NO_SPLIT, PROMISE, READ_LIMIT, STEP
+from benchmarks.peers import (
+    FA3,
+    FIXED_SPLIT,
+    LEANATTN,
+    NO_SPLIT,
+    OWN_NO_SPLIT,
+    PLAN,
+    PROMISE,
+    READ_LIMIT,
+    STEP,
+)
 from benchmarks.results import (
     Document,
     ShapeRecord,
@@ -43,10 +53,12 @@ def back_to_back_row(shape: ShapeRecord) -> Row:
         microseconds(median(shape, LEANATTN)),
         number(spread(shape, LEANATTN), 1),
         number(over_goal(shape, LEANATTN), 1),
+        microseconds(median(shape, PLAN)),
         microseconds(median(shape, PROMISE)),
         microseconds(peer_us),
         peer,
         number(speed_up_over_best(shape), SPEED_UP_DIGITS),
+        number(speed_up_over_best(shape, PLAN), SPEED_UP_DIGITS),
         number(speed_up_over_best(shape, PROMISE), SPEED_UP_DIGITS),
         number(speed_up(shape, FA3), SPEED_UP_DIGITS),
         number(speed_up(shape, NO_SPLIT), SPEED_UP_DIGITS),
@@ -60,10 +72,12 @@ def in_model_row(shape: ShapeRecord) -> Row:
         shape["name"],
         microseconds(median(shape, STEP)),
         microseconds(median(shape, LEANATTN, IN_MODEL)),
+        microseconds(median(shape, PLAN, IN_MODEL)),
         microseconds(median(shape, PROMISE, IN_MODEL)),
         microseconds(peer_us),
         peer,
         number(speed_up_over_best(shape, LEANATTN, IN_MODEL), SPEED_UP_DIGITS),
+        number(speed_up_over_best(shape, PLAN, IN_MODEL), SPEED_UP_DIGITS),
         number(speed_up_over_best(shape, PROMISE, IN_MODEL), SPEED_UP_DIGITS),
         number(speed_up(shape, FA3, LEANATTN, IN_MODEL), SPEED_UP_DIGITS),
     )
@@ -107,16 +121,16 @@ SECTIONS = (
         "Back to back",
         (
             *("set", "shape", "KV MB", "read limit us", "goal us", "leanattn us", "+-%", "over goal us"),
-            *("promise us", "best peer us", "which", "x best peer", "x best peer (promise)", "x fa3"),
-            "x fa3 no split",
+            *("plan us", "promise us", "best peer us", "which", "x best peer", "(plan)", "(promise)"),
+            *("x fa3", "x fa3 no split"),
         ),
         lambda shapes: list(map(back_to_back_row, shapes)),
     ),
     Section(
         "In a model",
         (
-            *("set", "shape", "step us", "leanattn us", "promise us", "best peer us", "which"),
-            *("x best peer", "x best peer (promise)", "x fa3"),
+            *("set", "shape", "step us", "leanattn us", "plan us", "promise us", "best peer us", "which"),
+            *("x best peer", "(plan)", "(promise)", "x fa3"),
         ),
         lambda shapes: list(map(in_model_row, shapes)),
     ),

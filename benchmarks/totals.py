@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.method import IN_MODEL
-from benchmarks.peers import FA3, FIXED_SPLIT, LEANATTN, NO_SPLIT, OUR_NAMES, OWN_NO_SPLIT, PROMISE
+from benchmarks.peers import FA3, FIXED_SPLIT, LEANATTN, NO_SPLIT, OUR_NAMES, OWN_NO_SPLIT, PLAN, PROMISE
 from benchmarks.results import (
+    BACK_TO_BACK,
     LARGE_BYTES,
     UNCOUNTED_SETS,
     ShapeRecord,
@@ -40,21 +42,18 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("best peer", "over the best peer", speed_up_over_best),
-    Comparison(
-        "best peer (promise)",
-        "over the best peer, with the promise",
-        lambda shape: speed_up_over_best(shape, PROMISE),
-    ),
-    Comparison(
-        "best peer, in a model",
-        "over the best peer, in a model",
-        lambda shape: speed_up_over_best(shape, LEANATTN, IN_MODEL),
-    ),
-    Comparison(
-        "best peer, in a model (promise)",
-        "over the best peer, in a model, with the promise",
-        lambda shape: speed_up_over_best(shape, PROMISE, IN_MODEL),
+    *(
+        Comparison(
+            f"best peer{of_timing}{option}",
+            f"over the best peer{of_timing}{text}",
+            partial(speed_up_over_best, of=name, timing=timing),
+        )
+        for of_timing, timing in (("", BACK_TO_BACK), (", in a model", IN_MODEL))
+        for option, text, name in (
+            ("", "", LEANATTN),
+            (" (plan)", ", with a plan", PLAN),
+            (" (promise)", ", with plan and promise", PROMISE),
+        )
     ),
     Comparison("fa3", "over fa3", lambda shape: speed_up(shape, FA3)),
     Comparison("fa3 no split", "over fa3 without a split", lambda shape: speed_up(shape, NO_SPLIT)),

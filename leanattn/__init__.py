@@ -4,8 +4,9 @@ from leanattn import fake as _fake  # noqa: F401  (registers the fake implementa
 from leanattn._ops import build_info as _build_info
 from leanattn.decode import decode
 from leanattn.merge import merge_states
+from leanattn.planning import plan
 from leanattn.support import is_supported
 
 __version__ = _build_info()["version"]
 
-__all__ = ["decode", "is_supported", "merge_states"]
+__all__ = ["decode", "is_supported", "merge_states", "plan"]

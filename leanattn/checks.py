@@ -76,12 +76,16 @@ def check_call(
     cache_seqlens: Tensor,
     out: Tensor | None,
     softmax_scale: float | None,
+    fresh_tokens: int | None,
+    plan: Tensor | None,
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
     check_fit(q, k_cache, v_cache, cache_seqlens, out)
     check_can_run(q)
     check_grad(q, k_cache, v_cache, out)
     check_scale(softmax_scale)
+    check_promise(fresh_tokens)
+    check_plan(plan, q.device)
 
 
 def check_can_run(q: Tensor) -> None:
@@ -109,6 +113,36 @@ def lse_shape(q: Tensor) -> tuple[int, ...]:
 def check_scale(softmax_scale: float | None) -> None:
     if softmax_scale is not None and not isinstance(softmax_scale, (float, int)):
         raise TypeError(f"softmax_scale: {type(softmax_scale).__name__}, expected float or None")
+
+
+def check_promise(fresh_tokens: int | None) -> None:
+    if fresh_tokens is not None and not isinstance(fresh_tokens, int):
+        raise TypeError(f"fresh_tokens: {type(fresh_tokens).__name__}, expected int or None")
+
+
+def check_plan(plan: Tensor | None, device: torch.device) -> None:
+    if plan is None:
+        return
+    if not isinstance(plan, Tensor):
+        raise _no_tensor(plan=plan)
+    if plan.dtype != torch.int32:
+        raise TypeError(f"plan: dtype {plan.dtype}, expected torch.int32, what leanattn.plan makes")
+    if plan.device != device:
+        raise ValueError(f"plan: device {plan.device}, expected the device of q, {device}")
+
+
+def check_plan_arguments(q: Tensor, k_cache: Tensor, cache_seqlens: Tensor) -> None:
+    """What leanattn.plan takes; the op checks the numbers that come from the shapes."""
+    expected_dims = {"q": (q, (3, 4)), "k_cache": (k_cache, (4,)), "cache_seqlens": (cache_seqlens, (1,))}
+    for name, (tensor, dims) in expected_dims.items():
+        if not isinstance(tensor, Tensor):
+            raise _no_tensor(**{name: tensor})
+        if tensor.dim() not in dims:
+            raise ValueError(f"{name}: {tensor.dim()} dimensions, expected {' or '.join(map(str, dims))}")
+    if cache_seqlens.dtype != torch.int32:
+        raise TypeError(f"cache_seqlens: dtype {cache_seqlens.dtype}, expected torch.int32")
+    if cache_seqlens.shape[0] != k_cache.shape[0]:
+        raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{k_cache.shape[0]}]")
 
 
 def _no_tensor(**arguments: object) -> TypeError:

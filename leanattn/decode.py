@@ -29,6 +29,7 @@ def decode(
     return_lse: Literal[False] = False,
     sm_margin: int = 0,
     fresh_tokens: int | None = None,
+    plan: Tensor | None = None,
 ) -> Tensor: ...
 
 
@@ -44,6 +45,7 @@ def decode(
     return_lse: Literal[True],
     sm_margin: int = 0,
     fresh_tokens: int | None = None,
+    plan: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -58,6 +60,7 @@ def decode(
     return_lse: bool = False,
     sm_margin: int = 0,
     fresh_tokens: int | None = None,
+    plan: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one new token per sequence against a KV cache of ragged lengths.
 
@@ -94,6 +97,9 @@ def decode(
             of the call is covered by 1; one that writes ``cache_seqlens`` must not stand directly ahead. All
             other tokens are then read before that kernel has finished; ``q`` and the n tokens are not. A
             promise that is not kept gives wrong results.
+        plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``sm_margin``
+            included. The call then follows the lengths in the plan and does not read ``cache_seqlens``; its
+            result is the same, bit for bit. A plan of other shapes is not used.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
@@ -103,7 +109,7 @@ def decode(
     Raises:
         TypeError: a dtype, or something that is no tensor or number.
         ValueError: a shape, stride, alignment or device; ``softmax_scale`` not finite; ``sm_margin`` too
-            large; ``fresh_tokens`` negative.
+            large; ``fresh_tokens`` negative; a ``plan`` for another batch size.
         NotImplementedError: a head_dim, q_len or device that is not supported (see
             :func:`leanattn.is_supported`), or a tensor that requires grad while grad mode is on.
 
@@ -121,18 +127,22 @@ def decode(
     # The ops check all that they need themselves, faster; the checks here know the right type of each error.
     # A call that is being compiled has no memory to look at yet, so it gets the checks first.
     if torch.compiler.is_compiling():
-        check_call(*arguments, out, softmax_scale)
+        check_call(*arguments, out, softmax_scale, fresh_tokens, plan)
     else:
         check_grad(q, k_cache, v_cache, out)
     try:
         if softmax_scale is None and out is None and not return_lse and sm_margin == 0:
-            plain: Tensor = _decode(q, k_cache, v_cache, cache_seqlens, fresh_tokens=fresh_tokens)
+            plain: Tensor = _decode(q, k_cache, v_cache, cache_seqlens, fresh_tokens=fresh_tokens, plan=plan)
             return plain
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
             result: Tensor | tuple[Tensor, Tensor] = op(
-                *arguments, softmax_scale=softmax_scale, num_workers=workers, fresh_tokens=fresh_tokens
+                *arguments,
+                softmax_scale=softmax_scale,
+                num_workers=workers,
+                fresh_tokens=fresh_tokens,
+                plan=plan,
             )
             return result
         lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
@@ -143,8 +153,9 @@ def decode(
             softmax_scale=softmax_scale,
             num_workers=workers,
             fresh_tokens=fresh_tokens,
+            plan=plan,
         )
     except Exception:
-        check_call(*arguments, out, softmax_scale)
+        check_call(*arguments, out, softmax_scale, fresh_tokens, plan)
         raise
     return out if lse is None else (out, lse)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (a fake can only be given to an op that is there)
-from leanattn.checks import check_fit, lse_shape
+from leanattn.checks import check_fit, check_plan, lse_shape
 
 
 @torch.library.register_fake("leanattn::decode")  # type: ignore[untyped-decorator]
@@ -19,8 +19,10 @@ def _(
     softmax_scale: float | None = None,
     num_workers: int = 0,
     fresh_tokens: int | None = None,
+    plan: Tensor | None = None,
 ) -> Tensor:
     check_fit(q, k_cache, v_cache, cache_seqlens)
+    check_plan(plan, q.device)
     return q.new_empty(q.shape)
 
 
@@ -34,8 +36,10 @@ def _(
     softmax_scale: float | None = None,
     num_workers: int = 0,
     fresh_tokens: int | None = None,
+    plan: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     check_fit(q, k_cache, v_cache, cache_seqlens)
+    check_plan(plan, q.device)
     return q.new_empty(q.shape), q.new_empty(lse_shape(q), dtype=torch.float32)
 
 
@@ -51,8 +55,10 @@ def _(
     softmax_scale: float | None = None,
     num_workers: int = 0,
     fresh_tokens: int | None = None,
+    plan: Tensor | None = None,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)
+    check_plan(plan, q.device)
 
 
 @torch.library.register_fake("leanattn::_decode_debug")  # type: ignore[untyped-decorator]
@@ -70,6 +76,38 @@ def _(
     delay_seed: int = 0,
     max_stages: int = 0,
     fresh_tokens: int | None = None,
+    plan: Tensor | None = None,
     fixed_splits: int = 0,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)
+    check_plan(plan, q.device)
+
+
+@torch.library.register_fake("leanattn::plan")  # type: ignore[untyped-decorator]
+def _(
+    cache_seqlens: Tensor,
+    *,
+    max_tokens: int,
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    num_workers: int = 0,
+) -> Tensor:
+    # Not at import: decode itself does without the module.
+    from leanattn.schedule import plan_elements
+
+    return cache_seqlens.new_empty((plan_elements(cache_seqlens.shape[0]),), dtype=torch.int32)
+
+
+@torch.library.register_fake("leanattn::plan_out")  # type: ignore[untyped-decorator]
+def _(
+    cache_seqlens: Tensor,
+    plan: Tensor,
+    *,
+    max_tokens: int,
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    num_workers: int = 0,
+) -> None:
+    return None

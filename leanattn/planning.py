@@ -7,6 +7,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+from leanattn import _ops  # noqa: F401  (registers the ops used below)
+from leanattn.checks import check_plan_arguments
 
 if TYPE_CHECKING:
     from leanattn.schedule import Schedule
@@ -37,6 +41,51 @@ def num_workers(device: torch.device, sm_margin: int = 0) -> int:
 @cache
 def _sm_count(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def plan(
+    q: Tensor,
+    k_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    out: Tensor | None = None,
+    sm_margin: int = 0,
+) -> Tensor:
+    """The shares of all workers, found once for all calls of :func:`leanattn.decode` with these lengths.
+
+    Without a plan, each worker of each call sums the lengths of the batch to find its share. With one it
+    reads the share. That pays where many calls have the same lengths, as the layers of a model in a decode
+    step: docs/tuning.md says how much.
+
+    Everything happens on the device and in the order of the stream, so a plan may be made in a CUDA graph, or
+    written in place with ``out`` before a replay.
+
+    Args:
+        q, k_cache: as in the calls; only their shapes count.
+        cache_seqlens: [batch] int32, contiguous, on the device of the calls.
+        out: where to write the plan: one that this function made for as many sequences.
+        sm_margin: as in the calls.
+
+    Returns:
+        The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths.
+
+    Raises:
+        TypeError: a dtype, or something that is no tensor or number.
+        ValueError: a shape or device; ``sm_margin`` too large.
+    """
+    check_plan_arguments(q, k_cache, cache_seqlens)
+    shapes = {
+        "max_tokens": k_cache.shape[1],
+        "num_q_heads": q.shape[-2],
+        "num_kv_heads": k_cache.shape[2],
+        "head_dim": q.shape[-1],
+        "num_workers": ALL_WORKERS if sm_margin == 0 else num_workers(cache_seqlens.device, sm_margin),
+    }
+    if out is None:
+        made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)
+        return made
+    torch.ops.leanattn.plan_out(cache_seqlens, out, **shapes)
+    return out
 
 
 def plan_schedule(

@@ -176,3 +176,8 @@ def row_blocks(group: int) -> tuple[int, int]:
 def partial_slots(workers: int) -> int:
     """Partials that the workspace has room for, whatever the batch and the lengths."""
     return _schedule.partial_slots(workers)
+
+
+def plan_elements(batch: int) -> int:
+    """int32 elements of what :func:`leanattn.plan` makes for ``batch`` sequences."""
+    return _schedule.plan_elements(batch)

@@ -13,6 +13,8 @@ import leanattn
 
 ops = torch.ops.leanattn
 
+OPTIONS = {"softmax_scale": 0.2, "fresh_tokens": 1}
+
 
 class CompilerContract:
     """A subclass says on which device: it defines the fixture ``device``."""
@@ -21,7 +23,7 @@ class CompilerContract:
     @pytest.mark.parametrize("op", [ops.decode.default, ops.decode_lse.default])
     def test_opcheck(self, device: torch.device, op: torch._ops.OpOverload, q_dims: int) -> None:
         q, *rest = make_inputs((70, 0, 9), device=device).tensors()
-        torch.library.opcheck(op, (q if q_dims == 3 else q[:, None], *rest), {"softmax_scale": 0.2})
+        torch.library.opcheck(op, (q if q_dims == 3 else q[:, None], *rest), OPTIONS)
 
     @pytest.mark.parametrize("with_lse", [False, True])
     def test_opcheck_of_the_ops_that_write(self, device: torch.device, with_lse: bool) -> None:
@@ -29,8 +31,10 @@ class CompilerContract:
         out = torch.zeros_like(tensors[0])
         lse = torch.zeros(3, 8, device=device) if with_lse else None
         workspace = torch.zeros(10_000, device=device)
-        torch.library.opcheck(ops.decode_out.default, (*tensors, out), {"lse": lse})
-        torch.library.opcheck(ops._decode_debug.default, (*tensors, out, lse, workspace), {"num_workers": 4})
+        torch.library.opcheck(ops.decode_out.default, (*tensors, out), {"lse": lse, **OPTIONS})
+        for options in ({"num_workers": 4}, {"fixed_splits": 2}):
+            arguments = (*tensors, out, lse, workspace)
+            torch.library.opcheck(ops._decode_debug.default, arguments, {**options, **OPTIONS})
 
     @pytest.mark.parametrize("dynamic", [False, True])
     def test_compiled_decode(self, device: torch.device, dynamic: bool) -> None:
@@ -51,8 +55,9 @@ class CompilerContract:
 
     def test_compiled_with_options(self, device: torch.device) -> None:
         def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, out: Tensor) -> Tensor:
+            arguments = (q[:, None], k, v, lengths)
             return leanattn.decode(
-                q[:, None], k, v, lengths, out=out[:, None], softmax_scale=0.3, sm_margin=1
+                *arguments, out=out[:, None], softmax_scale=0.3, sm_margin=1, fresh_tokens=1
             )
 
         inputs = make_inputs((70, 0, 9), device=device)

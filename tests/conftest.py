@@ -6,7 +6,10 @@ import torch
 from leanattn.support import gpu_problems
 
 # Modules beside this file that hold assertions.
-pytest.register_assert_rewrite("decode_cases", "decode_contract", "refusals_contract", "compiler_contract")
+pytest.register_assert_rewrite(
+    *("decode_cases", "decode_contract", "decomposition_contract", "plan_contract", "refusals_contract"),
+    "compiler_contract",
+)
 
 
 @pytest.fixture(scope="session")

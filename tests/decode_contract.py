@@ -192,6 +192,27 @@ class DecodeContract:
         inputs = make_inputs(RAGGED, device=device)
         decode_and_check(inputs, sm_margin=1)
 
+    @pytest.mark.parametrize("workers", [1, 3, 40, 131])
+    @pytest.mark.parametrize(
+        ("heads", "layout"), list(zip([(8, 2), (6, 2), (8, 8), (32, 4), (71, 1)], LAYOUTS, strict=True))
+    )
+    @pytest.mark.parametrize("lengths", [RAGGED, BORDER_LENGTHS, (5000,)], ids=["ragged", "borders", "long"])
+    def test_a_promise_changes_no_bit(
+        self,
+        device: torch.device,
+        lengths: tuple[int, ...],
+        heads: tuple[int, int],
+        layout: str,
+        workers: int,
+    ) -> None:
+        """What the kernel ahead may write is read later, not otherwise; here it writes no cache."""
+        inputs = make_inputs(lengths, device=device, heads=heads, layout=layout)
+        expected = ops.decode_lse(*inputs.tensors(), num_workers=workers)
+        check_against_reference(inputs, *expected)
+        for fresh_tokens in (0, 1, 5, 10**6, 2**40):
+            got = ops.decode_lse(*inputs.tensors(), num_workers=workers, fresh_tokens=fresh_tokens)
+            assert all(map(torch.equal, got, expected))
+
     @pytest.mark.parametrize("workers", [3, 40])
     def test_what_the_workspace_held_does_not_matter(self, device: torch.device, workers: int) -> None:
         inputs = make_inputs(RAGGED, device=device)
@@ -243,14 +264,16 @@ class DecodeContract:
 
 
 def decode_debug(
-    inputs: Inputs, workers: int, *, garbage: float = 0.0, delay_seed: int = 0, max_stages: int = 0
+    inputs: Inputs, workers: int, *, garbage: float = 0.0, fixed_splits: int = 0, **options: int
 ) -> tuple[Tensor, Tensor]:
-    """decode_lse with ``garbage`` in its workspace; a seed makes workers pause where they meet."""
+    """decode_lse with ``garbage`` in its workspace; a ``delay_seed`` makes workers pause where they meet."""
     q = inputs.q
     out = torch.full_like(q, torch.nan)
     lse = torch.full(q.shape[:2], torch.nan, device=q.device)
     # Three partials a worker, [rows, head_dim] and a few numbers a row each; more than needed is no matter.
-    workspace = torch.full((3 * workers * q.shape[1] * (q.shape[2] + 16),), garbage, device=q.device)
-    options = {"num_workers": workers, "delay_seed": delay_seed, "max_stages": max_stages}
+    # With fixed splits a worker has a piece of an item, and the items of a sequence have its rows together.
+    partials = 3 * max(workers, fixed_splits * q.shape[0])
+    workspace = torch.full((partials * q.shape[1] * (q.shape[2] + 16),), garbage, device=q.device)
+    options |= {"num_workers": workers, "fixed_splits": fixed_splits}
     ops._decode_debug(*inputs.tensors(), out, lse, workspace, **options)
     return out, lse

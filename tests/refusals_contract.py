@@ -94,6 +94,8 @@ def out(change: Callable[[Tensor], object]) -> Change:
     return lambda arguments: {"out": change(torch.empty_like(arguments["q"]))}
 
 
+NEGATIVE_PROMISE = "fresh_tokens: expected None, or 0 and more, got -1"
+
 # (what is wrong, the change, the exception, what its message must say)
 REFUSED: list[tuple[str, Change, type[Exception], str]] = [
     ("q is no tensor", replaced("q", Tensor.tolist), TypeError, "q: list, expected torch.Tensor"),
@@ -163,6 +165,12 @@ REFUSED: list[tuple[str, Change, type[Exception], str]] = [
     ("margin below 0", given(sm_margin=-1), ValueError, r"sm_margin: -1, expected 0\.\."),
     ("margin of all", given(sm_margin=10**6), ValueError, r"sm_margin: 1000000, expected 0\.\."),
     ("margin 1.5", given(sm_margin=1.5), TypeError, "sm_margin: float, expected int"),
+    ("promise below 0", given(fresh_tokens=-1), ValueError, NEGATIVE_PROMISE),
+    ("promise and lse", given(fresh_tokens=-1, return_lse=True), ValueError, NEGATIVE_PROMISE),
+    ("promise and scale", given(fresh_tokens=-(2**63), softmax_scale=1), ValueError, "fresh_tokens: .* -922"),
+    ("promise and out", lambda a: {**out(Tensor.clone)(a), "fresh_tokens": -1}, ValueError, NEGATIVE_PROMISE),
+    ("promise 1.5", given(fresh_tokens=1.5), TypeError, "fresh_tokens: float, expected int or None"),
+    ("promise text", given(fresh_tokens="1"), TypeError, "fresh_tokens: str, expected int or None"),
     ("q grad", replaced("q", Tensor.requires_grad_), NotImplementedError, "q: requires grad, expected"),
     (
         "k_cache grad",
@@ -184,7 +192,7 @@ BAD_FOR_OPS: list[tuple[str, Change, str]] = [
     *(
         (name, change, "(q|k_cache|v_cache|cache_seqlens): ")
         for name, change, error, _ in REFUSED
-        if error is ValueError and not re.match("out|scale|margin|.*device", name)
+        if error is ValueError and not re.match("out|scale|margin|promise|.*device", name)
     ),
     ("q_len", replaced("q", twice(1)), r"q: .* got \[3, 2, 8, 64\]"),
     ("dtype of all", in_all(Tensor.double), "q: .*dtype"),
@@ -205,6 +213,18 @@ BAD_FOR_OPS: list[tuple[str, Change, str]] = [
     ),
     ("workers 1025", given(num_workers=1025), "num_workers: .*1024, got 1025"),
     ("workers -1", given(num_workers=-1), "num_workers: .*1024, got -1"),
+    ("promise below 0", given(fresh_tokens=-1), NEGATIVE_PROMISE),
+]
+
+# Options of the op for tests; 3 sequences of 2 KV heads.
+BAD_FOR_DEBUG: list[tuple[dict[str, int], str]] = [
+    ({"fresh_tokens": -1}, NEGATIVE_PROMISE),
+    ({"fixed_splits": -1}, "fixed_splits: expected 0..1024, got -1"),
+    ({"fixed_splits": 1025}, "fixed_splits: expected 0..1024, got 1025"),
+    ({"fixed_splits": 2**32 + 2}, "fixed_splits: expected 0..1024, got 4294967298"),
+    ({"fixed_splits": 171}, "fixed_splits: 171 make 1026 pieces of items, expected at most 1024"),
+    ({"max_stages": 1}, "max_stages: expected 0, or 2 and more, got 1"),
+    ({"max_stages": -1}, "max_stages: expected 0, or 2 and more, got -1"),
 ]
 
 
@@ -251,19 +271,33 @@ class RefusalsContract:
             with pytest.raises((ValueError, NotImplementedError), match="lse|leanattn::decode_out"):
                 ops.decode_out(**arguments, out=result, lse=lse)
 
-    def test_a_workspace_too_small_is_refused(self, device: torch.device) -> None:
+    @pytest.mark.parametrize(("options", "message"), BAD_FOR_DEBUG)
+    def test_decode_debug_refuses(self, device: torch.device, options: dict[str, int], message: str) -> None:
+        arguments = good_arguments(device)
+        arguments |= {"out": torch.empty_like(arguments["q"]), "lse": None}
+        # Enough for the largest number of pieces, so that it is not the workspace that is refused.
+        workspace = torch.empty(3 * 1026 * 4 * 68, device=device)
+        ops._decode_debug(**arguments, workspace=workspace, fixed_splits=170)
+        with pytest.raises(ValueError, match=message):
+            ops._decode_debug(**arguments, workspace=workspace, **options)
+
+    @pytest.mark.parametrize(("options", "workers"), [({"num_workers": 5}, 5), ({"fixed_splits": 3}, 18)])
+    def test_a_workspace_too_small_is_refused(
+        self, device: torch.device, options: dict[str, int], workers: int
+    ) -> None:
         arguments = good_arguments(device)
         result = torch.empty_like(arguments["q"])
         nothing = torch.empty(0, device=device)
         with pytest.raises(ValueError, match="workspace: ") as refusal:
-            ops._decode_debug(**arguments, out=result, lse=None, workspace=nothing, num_workers=5)
+            ops._decode_debug(**arguments, out=result, lse=None, workspace=nothing, **options)
         needed = re.search(r"(?:expected|at least) (\d+)", str(refusal.value))
         assert needed is not None
+        assert int(needed[1]) == 3 * workers * 4 * 68  # partials of 4 rows: head_dim 64, and 4 numbers more
         good = torch.empty(int(needed[1]), device=device)
         for workspace in (good[1:], good.double(), good.repeat(2)[::2]):
             with pytest.raises(ValueError, match="workspace: .*float32"):
-                ops._decode_debug(**arguments, out=result, lse=None, workspace=workspace, num_workers=5)
-        ops._decode_debug(**arguments, out=result, lse=None, workspace=good, num_workers=5)
+                ops._decode_debug(**arguments, out=result, lse=None, workspace=workspace, **options)
+        ops._decode_debug(**arguments, out=result, lse=None, workspace=good, **options)
 
     def test_grad_is_no_matter_without_grad_mode(self, device: torch.device) -> None:
         arguments = good_arguments(device)

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "errors.h"
+#include "kernels/plan.h"
 #include "kernels/tile_table.h"
 #include "tensor_view.h"
 
@@ -100,11 +101,6 @@ void check_rows_apart(const TensorView& t, const char* name) {
                  " elements that do not overlap");
 }
 
-int32_t to_int32(int64_t value, const char* what) {
-  check_argument(value >= 0 && value <= std::numeric_limits<int32_t>::max(), what, ": ", value, " is out of range");
-  return static_cast<int32_t>(value);
-}
-
 void check_shapes(const Views& a) {
   const auto &q = a.q, &k = a.k_cache;
   check_argument(q.dim() == 3 || (q.dim() == 4 && q.size(1) == 1), "q: expected [batch, num_q_heads, head_dim] or ",
@@ -151,6 +147,22 @@ void check_types_and_layout(const Views& a) {
 
 }  // namespace
 
+int32_t to_int32(int64_t value, const char* what) {
+  check_argument(value >= 0 && value <= std::numeric_limits<int32_t>::max(), what, ": ", value, " is out of range");
+  return static_cast<int32_t>(value);
+}
+
+int32_t* checked_plan(const torch::stable::Tensor& tensor, int64_t batch, Device device) {
+  const TensorView plan = TensorView::of(tensor);
+  check_dtype(plan, ScalarType::Int, "plan");
+  check_argument(same_device(plan.device, device), "plan: device ", plan.device, ", expected ", device);
+  const auto past = reinterpret_cast<uintptr_t>(plan.data) % alignof(PlanHeader);
+  check_argument(plan.dim() == 1 && plan.size(0) == Plan::elements(batch) && plan.is_contiguous() && past == 0,
+                 "plan: expected what leanattn.plan makes for ", batch, " sequences, [", Plan::elements(batch),
+                 "] contiguous, got ", ShapeOf{plan});
+  return static_cast<int32_t*>(plan.data);
+}
+
 DecodeParams checked_params(const DecodeArguments& args) {
   const Views a = Views::of(args);
   const DType dtype = dtype_of(a.q);
@@ -172,6 +184,7 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.seqlens = static_cast<const int32_t*>(a.cache_seqlens.data);
   p.out = a.out.data;
   p.lse = a.lse ? static_cast<float*>(a.lse->data) : nullptr;
+  p.plan = args.plan != nullptr ? checked_plan(*args.plan, a.q.size(0), a.q.device) : nullptr;
   p.q_strides = row_strides(a.q);
   p.out_strides = row_strides(a.out);
   p.k_strides = cache_strides(a.k_cache);
@@ -179,12 +192,9 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.dtype = dtype;
   p.batch = to_int32(a.q.size(0), "q: batch");
   p.num_kv_heads = to_int32(a.k_cache.size(2), "k_cache: num_kv_heads");
-  p.group = to_int32(a.q.size(a.q.dim() - 2) / a.k_cache.size(2), "q: num_q_heads / num_kv_heads");
   p.max_tokens = to_int32(a.k_cache.size(1), "k_cache: max_tokens");
   p.head_dim = to_int32(head_dim, "q: head_dim");
-  const auto rows = tile_table::row_blocks(p.group);
-  p.row_blocks = rows.row_blocks;
-  p.block_rows = rows.block_rows;
+  set_row_blocks(p, a.q.size(a.q.dim() - 2) / a.k_cache.size(2));
   p.workers = static_cast<int32_t>(args.num_workers);
   p.scale_log2 = scale_log2;
   const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);
@@ -192,6 +202,15 @@ DecodeParams checked_params(const DecodeArguments& args) {
                  fresh_tokens);
   p.fresh_tokens = static_cast<int32_t>(std::min<int64_t>(fresh_tokens, p.max_tokens));
   return p;
+}
+
+void set_row_blocks(DecodeParams& p, int64_t group) {
+  check_argument(group <= std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows, "q: ", group,
+                 " query heads a KV head, expected fewer");
+  p.group = static_cast<int32_t>(group);
+  const auto rows = tile_table::row_blocks(p.group);
+  p.row_blocks = rows.row_blocks;
+  p.block_rows = rows.block_rows;
 }
 
 void check_line_fits(const DecodeParams& p) {

@@ -21,18 +21,28 @@ struct DecodeArguments {
   std::optional<double> softmax_scale;         // 1 / sqrt(head_dim) if absent
   int64_t num_workers;                         // 0: the backend's default
   std::optional<int64_t> fresh_tokens;         // the caller's promise (params.h)
+  const torch::stable::Tensor* plan;           // [Plan::elements(batch)] int32 (plan.h), or null
 };
+
+// `value` as an int32_t; throws std::invalid_argument, naming it, unless it is one and not negative.
+int32_t to_int32(int64_t value, const char* what);
 
 // Throws std::invalid_argument, naming the argument, unless all of them fit each other.
 // Sets workers if num_workers is not 0. The tiling (tile_table.h), the workspace and the default of workers are the
 // backend's to set.
 DecodeParams checked_params(const DecodeArguments& args);
 
+// Sets group, row_blocks and block_rows.
+void set_row_blocks(DecodeParams& params, int64_t group);
+
 // Throws unless the line of tiles (schedule.h) has fewer than 2^31 units when every sequence is max_tokens long.
 void check_line_fits(const DecodeParams& params);
 
 // With debug.fixed_splits, a worker for each piece of each item. Throws if there are not tickets for as many.
 void apply_fixed_splits(DecodeParams& params);
+
+// The memory of a plan for `batch` sequences on `device`; throws unless it can hold one.
+int32_t* checked_plan(const torch::stable::Tensor& plan, int64_t batch, Device device);
 
 bool same_device(Device a, Device b);
 // As in torch: cpu, cuda:0.

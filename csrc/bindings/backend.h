@@ -17,6 +17,10 @@ struct RunOptions {
 void run_cpu(DecodeParams params, const RunOptions& options);
 void run_cuda(DecodeParams params, int32_t device, const RunOptions& options);
 
+// Fill params.plan; of the rest only what the schedule needs has to be there.
+void plan_cpu(DecodeParams params);
+void plan_cuda(DecodeParams params, int32_t device);
+
 // Float32 elements of all partials.
 int64_t workspace_elements(const DecodeParams& params);
 // The memory of a workspace for a call on `device`; throws std::invalid_argument unless it can hold the partials.

@@ -19,14 +19,24 @@ int32_t default_workers() {
   return std::min(static_cast<int32_t>(torch::stable::get_num_threads()), tile_table::kMaxWorkers);
 }
 
+void set_schedule(DecodeParams& params) {
+  if (params.workers == 0) params.workers = default_workers();
+  apply(tile_table::cpu_tiling(), params);
+}
+
 }  // namespace
+
+void plan_cpu(DecodeParams params) {
+  set_schedule(params);
+  check_line_fits(params);
+  cpu::make_plan(params);
+}
 
 void run_cpu(DecodeParams params, const RunOptions& options) {
   check_argument(params.head_dim >= 8 && params.head_dim <= cpu::kMaxHeadDim && params.head_dim % 8 == 0,
                  "q: the CPU backend expects a head_dim that is a multiple of 8, 8..", cpu::kMaxHeadDim, ", got ",
                  params.head_dim);
-  if (params.workers == 0) params.workers = default_workers();
-  apply(tile_table::cpu_tiling(), params);
+  set_schedule(params);
   params.debug = options.debug;
   apply_fixed_splits(params);
   check_line_fits(params);

@@ -53,19 +53,40 @@ Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
   return empty_tensor({workspace_elements(p)}, aoti_torch_dtype_float32(), {aoti_torch_device_type_cuda(), device});
 }
 
+// Makes a device current while it lives, if it is not.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int32_t device) {
+    int current = -1;
+    check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+    if (current != device) guard_.emplace(device);
+  }
+
+ private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+};
+
+void set_schedule(DecodeParams& p, const DeviceLimits& limits) {
+  if (p.workers == 0) p.workers = std::min(limits.sm_count, tile_table::kMaxWorkers);
+  apply(tile_table::cuda_tiling({p.batch, p.max_tokens, p.num_kv_heads, p.group, p.head_dim}, p.workers), p);
+}
+
 }  // namespace
+
+void plan_cuda(DecodeParams p, int32_t device) {
+  const CurrentDevice current(device);
+  set_schedule(p, device_limits(device));
+  check_line_fits(p);
+  check_cuda(launch_plan(p, current_stream(device)), "launch of the plan kernel");
+}
 
 void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
   const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim);
   check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
                  "expected head_dim 64 or 128, float16 or bfloat16");
-  int current = -1;
-  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
-  std::optional<torch::stable::accelerator::DeviceGuard> guard;
-  if (current != device) guard.emplace(device);
+  const CurrentDevice current(device);
   const DeviceLimits& limits = device_limits(device);
-  if (p.workers == 0) p.workers = std::min(limits.sm_count, tile_table::kMaxWorkers);
-  apply(tile_table::cuda_tiling({p.batch, p.max_tokens, p.num_kv_heads, p.group, p.head_dim}, p.workers), p);
+  set_schedule(p, limits);
   p.debug = options.debug;
   apply_fixed_splits(p);
   check_line_fits(p);

@@ -6,33 +6,41 @@
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "int num_workers=0, int? fresh_tokens=None) -> Tensor");
+      "int num_workers=0, int? fresh_tokens=None, Tensor? plan=None) -> Tensor");
   m.def(
       "decode_lse(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "int num_workers=0, int? fresh_tokens=None) -> (Tensor, Tensor)");
+      "int num_workers=0, int? fresh_tokens=None, Tensor? plan=None) -> (Tensor, Tensor)");
   m.def(
       "decode_out(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, *, "
-      "Tensor(b!)? lse=None, float? softmax_scale=None, int num_workers=0, int? fresh_tokens=None) -> ()");
+      "Tensor(b!)? lse=None, float? softmax_scale=None, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None) -> ()");
+  m.def(
+      "plan(Tensor cache_seqlens, *, int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, "
+      "int num_workers=0) -> Tensor");
+  m.def(
+      "plan_out(Tensor cache_seqlens, Tensor(a!) plan, *, int max_tokens, int num_q_heads, int num_kv_heads, "
+      "int head_dim, int num_workers=0) -> ()");
   // For tests: a caller's workspace (to poison it), pseudo-random pauses before partials are published and merged, and
   // a ring as short as on a GPU with little shared memory.
   m.def(
       "_decode_debug(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, "
       "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, int num_workers=0, int delay_seed=0, "
-      "int max_stages=0, int? fresh_tokens=None, int fixed_splits=0) -> ()");
+      "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, int fixed_splits=0) -> ()");
 }
 
 namespace {
 
-void register_decode(torch::stable::detail::StableLibrary& m) {
+void register_ops(torch::stable::detail::StableLibrary& m) {
   m.impl("decode", TORCH_BOX(&leanattn::decode));
   m.impl("decode_lse", TORCH_BOX(&leanattn::decode_lse));
   m.impl("decode_out", TORCH_BOX(&leanattn::decode_out));
+  m.impl("plan", TORCH_BOX(&leanattn::plan));
+  m.impl("plan_out", TORCH_BOX(&leanattn::plan_out));
   m.impl("_decode_debug", TORCH_BOX(&leanattn::decode_debug));
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(leanattn, CPU, m) { register_decode(m); }
+STABLE_TORCH_LIBRARY_IMPL(leanattn, CPU, m) { register_ops(m); }
 #ifdef LEANATTN_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(leanattn, CUDA, m) { register_decode(m); }
+STABLE_TORCH_LIBRARY_IMPL(leanattn, CUDA, m) { register_ops(m); }
 #endif

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "errors.h"
+#include "kernels/plan.h"
 #include "kernels/schedule.h"
 #include "kernels/tile_table.h"
 
@@ -164,6 +165,11 @@ std::pair<int32_t, int32_t> row_blocks(int32_t group) {
   return {rows.row_blocks, rows.block_rows};
 }
 
+int64_t checked_plan_elements(int64_t batch) {
+  check_range("batch", batch, 0, std::numeric_limits<int32_t>::max());
+  return Plan::elements(batch);
+}
+
 int32_t checked_partial_slots(int32_t workers) {
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
   return partial_slots(workers);
@@ -181,6 +187,7 @@ PYBIND11_MODULE(_schedule, m) {
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
         py::arg("num_kv_heads"), py::arg("group"), py::arg("head_dim"), py::arg("workers"));
   m.def("row_blocks", &leanattn::row_blocks, py::arg("group"));
+  m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
 
   py::class_<CheckedShares>(m, "Shares")

@@ -1,10 +1,12 @@
 #include "decode_cpu.h"
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <thread>
 
 #include "bundle.h"
+#include "kernels/plan.h"
 #include "kernels/tile_table.h"
 #include "output.h"
 #include "reduction.h"
@@ -29,16 +31,39 @@ void pause(const DecodeParams& p, int32_t worker, uint32_t moment) {
   std::this_thread::sleep_for(std::chrono::microseconds(mixed >> 25));              // 0..127
 }
 
+struct WorkerShare {
+  Shares shares;
+  SpanCursor spans;
+};
+
+WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
+  const TileLine line = p.line();
+  const Plan plan{p.plan};
+  if (p.debug.fixed_splits > 0) return {{}, FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker)};
+  if (plan.serves(line, p.workers)) return {plan.header().shares, plan.share(worker).on(plan.on_its_lengths(line))};
+  const Shares shares = Shares::of(total_units(line), p.workers);
+  return {shares, worker_spans(line, shares, worker)};
+}
+
 }  // namespace
+
+void make_plan(const DecodeParams& p) {
+  const TileLine line = p.line();
+  const Plan plan{p.plan};
+  const Shares shares = Shares::of(total_units(line), p.workers);
+  plan.header() = PlanHeader::of(line, p.workers, shares);
+  for (int32_t worker = 0; worker < p.workers; ++worker) {
+    plan.share(worker) = PlannedShare::of(worker_spans(line, shares, worker));
+  }
+  std::copy_n(line.seqlens, line.batch, plan.lengths());
+}
 
 void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worker) {
   write_empty_outputs(p, worker);
 
   // 1 schedule
-  const TileLine line = p.line();
-  const Shares shares = Shares::of(total_units(line), p.workers);
-  SpanCursor cursor = p.debug.fixed_splits > 0 ? FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker)
-                                               : worker_spans(line, shares, worker);
+  const auto [shares, first] = worker_share(p, worker);
+  SpanCursor cursor = first;
   const auto take = [&] { return cursor.done() ? std::nullopt : std::optional(Bundle::take(p, cursor)); };
 
   WorkerMemory memory;

@@ -10,4 +10,7 @@ namespace leanattn::cpu {
 // worker nor allocates nor throws. head_dim <= kMaxHeadDim, a multiple of 8; tile_tokens <= tile_table::kCpuTileTokens.
 void run_worker(const DecodeParams& params, const TileKernels& kernels, int32_t worker);
 
+// Fills params.plan, for params.workers workers.
+void make_plan(const DecodeParams& params);
+
 }  // namespace leanattn::cpu

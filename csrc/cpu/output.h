@@ -7,6 +7,7 @@
 
 #include "bundle.h"
 #include "kernels/params.h"
+#include "kernels/plan.h"
 #include "tile_kernels.h"
 
 namespace leanattn::cpu {
@@ -34,8 +35,9 @@ inline void write_output(const DecodeParams& p, const TileKernels& kernels, cons
 // Sequences without tokens have no tile. They are dealt out to the workers in turn: output 0, log-sum-exp -inf.
 inline void write_empty_outputs(const DecodeParams& p, int32_t worker) {
   const int32_t query_heads = p.num_kv_heads * p.group;
+  const TileLine line = over_planned_lengths(p, p.line());
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
-    if (p.line().tokens(seq) > 0) continue;
+    if (line.tokens(seq) > 0) continue;
     for (int32_t head = 0; head < query_heads; ++head) {
       std::memset(output_row(p, seq, head), 0, p.head_dim * element_size(p.dtype));
       if (p.lse != nullptr) p.lse[int64_t{seq} * query_heads + head] = -std::numeric_limits<float>::infinity();

@@ -69,9 +69,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 
   if (threadIdx.x >= Traits::kComputeThreads) {
     // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
-    TileLine line = params.line();
-    line.tile_tokens = Traits::kTileTokens;  // a constant: divisions by it become shifts
-    produce_tiles<Traits>(params, line, ring);
+    produce_tiles<Traits>(params, ring);
   } else {
     // Nothing is written before the kernel ahead in the stream has finished.
     ptx::grid_dependency_wait();

@@ -22,6 +22,9 @@ struct DecodeKernel {
   cudaError_t (*launch)(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream);
 };
 
+// Makes params.plan from params.line().
+cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream);
+
 // The kernel for a dtype and head dim, or null.
 const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim);
 

@@ -5,6 +5,7 @@
 #include <math_constants.h>
 
 #include "item_rows.cuh"
+#include "plan.h"
 #include "softmax_state.cuh"
 #include "traits.cuh"
 
@@ -32,7 +33,7 @@ __device__ __forceinline__ void store_output(const DecodeParams& p, const ItemRo
 // Empty sequences are on no worker's share of the line; each worker serves every workers-th sequence.
 template <typename Traits>
 __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32_t worker) {
-  const TileLine line = p.line();
+  const TileLine line = over_planned_lengths(p, p.line());
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
     const ItemRows rows{seq, 0, 0, p.num_kv_heads * p.group};  // all heads

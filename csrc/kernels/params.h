@@ -37,6 +37,7 @@ struct DecodeParams {
   const void* k;           // [batch, max_tokens, num_kv_heads, head_dim], strides k_strides
   const void* v;           // [batch, max_tokens, num_kv_heads, head_dim], strides v_strides
   const int32_t* seqlens;  // [batch] tokens of each sequence that this call reads; contiguous
+  int32_t* plan;           // plan.h; may be null
   void* out;               // [batch, num_kv_heads * group, head_dim], strides out_strides, dtype of q
   float* lse;              // [batch, num_kv_heads * group] natural log, contiguous; may be null
 

@@ -63,12 +63,11 @@ __device__ __forceinline__ void load_first_query(const DecodeParams& params, con
 }
 
 template <typename Traits>
-__device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileLine& line,
-                                              const TileRing<Traits>& ring) {
+__device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
   using Loader = typename Traits::Loader;
   const bool promised = params.promised();
   if (!promised) ptx::grid_dependency_wait();
-  const WorkerShare share = locate_worker_share(params, line, blockIdx.x);
+  const WorkerShare share = worker_share(params, Traits::kTileTokens, blockIdx.x);
   TileCursor<Traits> tiles(share.spans);
   ItemRows rows{};
   if (!tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "params.h"
+#include "plan.h"
 
 namespace leanattn {
 
@@ -13,9 +14,7 @@ struct WorkerShare {
 
 // All lanes of a warp call it and get the same answer. Each sums a run of consecutive sequences: one for a batch of up
 // to 32.
-__device__ __forceinline__ WorkerShare locate_worker_share(const DecodeParams& params, const TileLine& line,
-                                                           int32_t worker) {
-  if (params.debug.fixed_splits > 0) return {{}, FixedSplit{params.debug.fixed_splits}.worker_spans(line, worker)};
+__device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line, int32_t workers, int32_t worker) {
   const int32_t lane = int32_t(threadIdx.x) % 32;
   const int32_t run = ceil_div(line.batch, 32);
   const int32_t run_begin = min(lane * run, line.batch), run_end = min(run_begin + run, line.batch);
@@ -29,7 +28,7 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const DecodeParams& p
     const int32_t below = __shfl_up_sync(~0u, run_line_end, step);
     if (lane >= step) run_line_end += below;
   }
-  const Shares shares = Shares::of(__shfl_sync(~0u, run_line_end, 31), params.workers);
+  const Shares shares = Shares::of(__shfl_sync(~0u, run_line_end, 31), workers);
   const int32_t begin = shares.begin(worker), units = shares.size(worker);
   if (units == 0) return {shares, SpanCursor::at(line, 0, 0, 0, 0)};
 
@@ -52,6 +51,20 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const DecodeParams& p
   seq = __shfl_sync(~0u, seq, finder);
   seq_line = __shfl_sync(~0u, seq_line, finder);
   return {shares, SpanCursor::at(line, seq, begin - seq_line, begin, units)};
+}
+
+// The share of a worker: from the plan, or found here and now.
+__device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, int32_t tile_tokens, int32_t worker) {
+  TileLine line = params.line();
+  line.tile_tokens = tile_tokens;
+  if (params.debug.fixed_splits > 0) return {{}, FixedSplit{params.debug.fixed_splits}.worker_spans(line, worker)};
+  if (params.plan != nullptr) {
+    const Plan plan{params.plan};
+    const PlannedShare share = plan.share(worker);  // asked for together with the header
+    const PlanHeader header = plan.header();
+    if (header.fits(line, params.workers)) return {header.shares, share.on(plan.on_its_lengths(line))};
+  }
+  return locate_worker_share(line, params.workers, worker);
 }
 
 }  // namespace leanattn

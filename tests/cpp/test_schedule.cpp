@@ -40,10 +40,13 @@ std::vector<Tile> written_out(const TileLine& line) {
   return tiles;
 }
 
-std::vector<Span> spans_of(const TileLine& line, const Shares& shares, int32_t worker) {
+std::vector<Span> spans_of(SpanCursor cursor) {
   std::vector<Span> spans;
-  for (SpanCursor c = worker_spans(line, shares, worker); !c.done(); c.next()) spans.push_back(c.span());
+  for (; !cursor.done(); cursor.next()) spans.push_back(cursor.span());
   return spans;
+}
+std::vector<Span> spans_of(const TileLine& line, const Shares& shares, int32_t worker) {
+  return spans_of(worker_spans(line, shares, worker));
 }
 
 void check_every_tile_once(const TileLine& line, int32_t workers) {
@@ -68,6 +71,40 @@ void check_every_tile_once(const TileLine& line, int32_t workers) {
   CHECK(total_units(line) == static_cast<int32_t>(done.size()) + items * line.item_cost);
 }
 
+// The same for pieces of equal size: as many workers as pieces, and what they say of their item is true.
+void check_fixed_splits(const TileLine& line, int32_t splits) {
+  const FixedSplit fixed{splits};
+  const int32_t items = line.batch * line.items_per_seq, workers = items * splits;
+  std::vector<Tile> done;
+  std::vector<int32_t> pieces(items), partials(items), slot_used(partial_slots(workers));
+  for (int32_t worker = 0; worker < workers; ++worker) {
+    const SpanCursor cursor = fixed.worker_spans(line, worker);
+    const std::vector<Span> spans = spans_of(cursor);
+    CHECK(spans.size() <= 1);
+    if (spans.empty()) continue;
+    const Span& s = spans[0];
+    CHECK(cursor.last());
+    CHECK(s.tokens == line.tokens(s.seq) && s.item_tiles == line.item_tiles(s.seq));
+    CHECK(s.tile_begin < s.tile_end && s.tile_end <= s.item_tiles);
+    const int32_t size = fixed.piece_tiles(s.item_tiles);  // no larger than it must be
+    CHECK(size * splits >= s.item_tiles && (size - 1) * splits < s.item_tiles);
+    CHECK(s.ends_item() || s.tile_end - s.tile_begin == size);
+    CHECK(splits > 1 || s.whole_item());
+    for (int32_t tile = s.tile_begin; tile < s.tile_end; ++tile) done.push_back({s.seq, s.item, tile});
+
+    const int32_t item = worker / splits;
+    const CutItem cut = fixed.cut_item(worker, s);
+    CHECK(cut.first_worker == item * splits && cut.partials <= splits);
+    CHECK(pieces[item] == 0 || partials[item] == cut.partials);  // all pieces agree
+    partials[item] = cut.partials;
+    CHECK(cut.slot(pieces[item]++) == partial_slot(worker, s));
+    CHECK(slot_used[partial_slot(worker, s)]++ == 0);
+    CHECK((cut.partials == 1) == s.whole_item());
+  }
+  CHECK(done == written_out(line));
+  CHECK(pieces == partials);
+}
+
 void test_every_tile_once() {
   const std::vector<std::vector<int32_t>> batches = {
       {},       {0},          {0, 0, 0},  {1},           {63},
@@ -79,6 +116,7 @@ void test_every_tile_once() {
       for (const int32_t item_cost : {0, 1, 5}) {
         const TileLine line{seqlens.data(), int32_t(seqlens.size()), items_per_seq, 64, 2'000'000, item_cost};
         for (const int32_t workers : {1, 2, 3, 16, 132, 1000}) check_every_tile_once(line, workers);
+        for (const int32_t splits : {1, 2, 3, 7, 30, tile_table::kMaxWorkers}) check_fixed_splits(line, splits);
       }
     }
   }

@@ -17,6 +17,7 @@ from benchmarks.peers import (
     LEANATTN,
     OWN_NO_SPLIT,
     PEER_NAMES,
+    PLAN,
     PROMISE,
     READ_LIMIT,
     STEP,
@@ -43,6 +44,7 @@ MICROSECONDS = {
     READ_LIMIT: (60.0, None),
     STEP: (1.5, None),
     LEANATTN: (64.0, 65.0),
+    PLAN: (63.0, 64.0),
     PROMISE: (62.0, 62.5),
     FIXED_SPLIT: (70.4, 71.5),
     OWN_NO_SPLIT: (576.0, 577.0),
@@ -105,10 +107,13 @@ def test_the_tables_compare_with_limit_peers_and_decompositions(
     _, document = run_decode(monkeypatch, path, "--quick", "--set", "d64")
     (shape,) = document["shapes"]
     assert report.back_to_back_row(shape)[2:] == (
-        *("536.9", "60.0", "62.7", "64.0", "3.1", "1.3", "62.0"),
-        *("67.2", "sdpa_cudnn", "1.05", "1.08", "1.20", "10.00"),
+        *("536.9", "60.0", "62.7", "64.0", "3.1", "1.3", "63.0", "62.0"),
+        *("67.2", "sdpa_cudnn", "1.05", "1.07", "1.08", "1.20", "10.00"),
     )
-    assert report.in_model_row(shape)[2:] == ("1.50", "65.0", "62.5", "71.5", "fa3", "1.10", "1.14", "1.10")
+    assert report.in_model_row(shape)[2:] == (
+        *("1.50", "65.0", "64.0", "62.5", "71.5", "fa3"),
+        *("1.10", "1.12", "1.14", "1.10"),
+    )
     assert report.decomposition_row(shape)[2:] == ("64.0", "70.4", "16", "1.10", "576.0", "9.00")
     by_set = dict(zip(totals.SET_COLUMNS, totals.set_rows(document["shapes"])[-1], strict=True))
     assert (by_set["x best peer"], by_set["x fixed split"], by_set["shapes"]) == ("1.05", "1.10", "1")
@@ -148,7 +153,7 @@ def test_slower_rows_and_unmeasured_rows_are_named() -> None:
 def test_the_best_peer_is_never_ours() -> None:
     shape = record("shape", fi_tc=8.0, xqa=10.0)
     assert best_peer(shape) == (8.0, "fi_tc")
-    ours = {LEANATTN, PROMISE, FIXED_SPLIT, OWN_NO_SPLIT}
+    ours = {LEANATTN, PLAN, PROMISE, FIXED_SPLIT, OWN_NO_SPLIT}
     shape["results"] |= {name: {"status": "ok", **measured(1.0)} for name in ours}
     assert best_peer(shape) == (8.0, "fi_tc")
     assert set(PEER_NAMES) == set(COMPARED_NAMES) - ours
@@ -178,12 +183,12 @@ def test_ragged_shapes_are_compared_with_their_twins() -> None:
     assert "1.040 in geometric mean of 1 shapes, at most 1.040 (ragged); up to 1.03 on 0." in line
 
 
-@pytest.mark.parametrize("name", [LEANATTN, PROMISE])
+@pytest.mark.parametrize("name", [LEANATTN, PLAN, PROMISE])
 def test_a_failure_of_ours_fails_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.delitem(MICROSECONDS, name)
     code, document = run_decode(monkeypatch, tmp_path / "run.json", "--quick", "--set", "d64", "--peers")
     assert code == 1
-    assert set(document["shapes"][0]["results"]) == {READ_LIMIT, STEP, LEANATTN, PROMISE}
+    assert set(document["shapes"][0]["results"]) == {READ_LIMIT, STEP, LEANATTN, PLAN, PROMISE}
 
 
 def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,18 @@ def main() -> int:
                 for workers in (0, 5, 1):
                     out, lse = torch.ops.leanattn.decode_lse(*inputs.tensors(), num_workers=workers)
                     check_against_reference(inputs, out, lse)
-                    calls += 1
+                    shapes = {"num_q_heads": heads[0], "num_kv_heads": heads[1], "head_dim": head_dim}
+                    plan = torch.ops.leanattn.plan(
+                        inputs.cache_seqlens,
+                        max_tokens=inputs.k_cache.shape[1],
+                        num_workers=workers,
+                        **shapes,
+                    )
+                    promised = torch.ops.leanattn.decode(
+                        *inputs.tensors(), num_workers=workers, plan=plan, fresh_tokens=1
+                    )
+                    assert torch.equal(promised, out)
+                    calls += 2
     torch.cuda.synchronize()
     print(f"{calls} calls of leanattn {leanattn.__version__} are right")
     return 0

@@ -1,0 +1,47 @@
+// The ops that make plans.
+#include "kernels/plan.h"
+
+#include "allocate.h"
+#include "arguments.h"
+#include "backend.h"
+#include "decode.h"
+#include "errors.h"
+#include "tensor_view.h"
+
+namespace leanattn {
+
+void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
+              int64_t head_dim, int64_t num_workers) {
+  const TensorView lengths = TensorView::of(cache_seqlens);
+  check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
+                 "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
+                 toString(lengths.dtype));
+  check_argument(num_kv_heads > 0 && num_q_heads > 0 && num_q_heads % num_kv_heads == 0, "num_q_heads: ", num_q_heads,
+                 ", expected a multiple of num_kv_heads, ", num_kv_heads, ", one at least");
+  check_argument(num_workers >= 0 && num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
+                 tile_table::kMaxWorkers, ", got ", num_workers);
+  DecodeParams p{};
+  p.seqlens = static_cast<const int32_t*>(lengths.data);
+  p.plan = checked_plan(plan, lengths.size(0), lengths.device);
+  p.batch = to_int32(lengths.size(0), "cache_seqlens: batch");
+  p.num_kv_heads = to_int32(num_kv_heads, "num_kv_heads");
+  p.max_tokens = to_int32(max_tokens, "max_tokens");
+  p.head_dim = to_int32(head_dim, "head_dim");
+  p.workers = static_cast<int32_t>(num_workers);
+  set_row_blocks(p, num_q_heads / num_kv_heads);
+#ifdef LEANATTN_WITH_CUDA
+  if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(p, lengths.device.index);
+#endif
+  plan_cpu(p);
+}
+
+Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
+            int64_t head_dim, int64_t num_workers) {
+  check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
+  Tensor plan =
+      empty_tensor({Plan::elements(cache_seqlens.size(0))}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
+  plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, num_workers);
+  return plan;
+}
+
+}  // namespace leanattn

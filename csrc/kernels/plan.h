@@ -1,0 +1,70 @@
+// A plan: the shares of all workers, found once for all calls with the same lengths and shapes (the layers of a model
+// in one decode step). A call with a plan reads its share; without one each worker sums the lengths of the batch
+// itself.
+//
+// A plan holds the lengths that it was made from, and a call follows those: a plan that lags behind cache_seqlens
+// gives attention over the old lengths, but workers never disagree about who does what.
+#pragma once
+
+#include "tile_table.h"
+
+namespace leanattn {
+
+// What the plan was made for, and the shares.
+struct alignas(16) PlanHeader {
+  int32_t batch, items_per_seq, tile_tokens, item_cost, max_tokens, workers;
+  Shares shares;
+
+  LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Shares& shares) {
+    return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, shares};
+  }
+  LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t of_workers) const {
+    return batch == line.batch && items_per_seq == line.items_per_seq && tile_tokens == line.tile_tokens &&
+           item_cost == line.item_cost && max_tokens == line.max_tokens && workers == of_workers;
+  }
+};
+
+// Where a worker's share begins: a SpanCursor without its line.
+struct alignas(16) PlannedShare {
+  int32_t units_left, seq, item, tile, item_tiles, item_line, tokens, following;
+
+  LEANATTN_HOST_DEVICE static PlannedShare of(const SpanCursor& c) {
+    return {c.units_left, c.seq, c.item, c.tile, c.item_tiles, c.item_line, c.tokens, c.following};
+  }
+  LEANATTN_HOST_DEVICE SpanCursor on(const TileLine& line) const {
+    return {line, units_left, seq, item, tile, item_tiles, item_line, tokens, following};
+  }
+};
+
+// The memory of a plan, int32 and aligned to 16 bytes: PlanHeader, kMaxWorkers x PlannedShare, lengths [batch].
+struct Plan {
+  int32_t* memory;
+
+  static constexpr int32_t kHeaderElements = sizeof(PlanHeader) / sizeof(int32_t);
+  static constexpr int32_t kShareElements = sizeof(PlannedShare) / sizeof(int32_t);
+  static constexpr int32_t kLengths = kHeaderElements + tile_table::kMaxWorkers * kShareElements;
+  static constexpr int64_t elements(int64_t batch) { return kLengths + batch; }
+
+  LEANATTN_HOST_DEVICE PlanHeader& header() const { return *reinterpret_cast<PlanHeader*>(memory); }
+  LEANATTN_HOST_DEVICE PlannedShare& share(int32_t worker) const {
+    return reinterpret_cast<PlannedShare*>(memory + kHeaderElements)[worker];
+  }
+  LEANATTN_HOST_DEVICE int32_t* lengths() const { return memory + kLengths; }
+
+  // Of a plan for other shapes, nothing is used: the call is right without it.
+  LEANATTN_HOST_DEVICE bool serves(const TileLine& line, int32_t workers) const {
+    return memory != nullptr && header().fits(line, workers);
+  }
+  LEANATTN_HOST_DEVICE TileLine on_its_lengths(TileLine line) const {
+    line.seqlens = lengths();
+    return line;
+  }
+};
+
+// `line`, of a call, over the lengths of its plan if it has one.
+LEANATTN_HOST_DEVICE TileLine over_planned_lengths(const DecodeParams& params, const TileLine& line) {
+  const Plan plan{params.plan};
+  return plan.serves(line, params.workers) ? plan.on_its_lengths(line) : line;
+}
+
+}  // namespace leanattn

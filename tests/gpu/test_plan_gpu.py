@@ -1,0 +1,33 @@
+"""Plans on a GPU."""
+
+import pytest
+import torch
+from decode_cases import check_against_reference, make_inputs
+from plan_contract import RAGGED, PlanContract
+
+import leanattn
+
+pytestmark = pytest.mark.gpu
+
+
+class TestPlan(PlanContract):
+    @pytest.fixture
+    def device(self, gpu: torch.device) -> torch.device:
+        return gpu
+
+
+def test_a_step_in_a_graph(gpu: torch.device) -> None:
+    """One plan and several layers, captured; the lengths change between replays."""
+    inputs = make_inputs(RAGGED, device=gpu, max_tokens=4000)
+    inputs.k_cache.normal_()
+    inputs.v_cache.normal_()
+    leanattn.decode(*inputs.tensors(), plan=leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan = leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens)
+        layers = [leanattn.decode(*inputs.tensors(), plan=plan, fresh_tokens=n) for n in (None, 1, 0)]
+    for lengths in (RAGGED, (1,) * 10, (4000,) * 10, (0,) * 9 + (3999,)):
+        inputs.cache_seqlens.copy_(torch.tensor(lengths, device=gpu))
+        graph.replay()
+        for out in layers:
+            check_against_reference(inputs, out)

@@ -1,0 +1,136 @@
+"""What a plan must do on every device; tests/cpu and tests/gpu run it, each on its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decode_cases import Inputs, check_against_reference, make_inputs
+from torch import Tensor
+
+import leanattn
+from leanattn.schedule import plan_elements
+
+ops = torch.ops.leanattn
+
+RAGGED = (700, 1, 0, 64, 2500, 0, 65, 129, 1300, 3)
+MANY = tuple(i * 7919 % 200 if i % 3 == 0 else 0 for i in range(500))
+
+
+def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
+    made: Tensor = ops.plan(
+        inputs.cache_seqlens,
+        max_tokens=inputs.k_cache.shape[1],
+        num_q_heads=inputs.q.shape[-2],
+        num_kv_heads=inputs.k_cache.shape[2],
+        head_dim=inputs.q.shape[-1],
+        num_workers=workers,
+    )
+    return made
+
+
+class PlanContract:
+    """A subclass says on which device: it defines the fixture ``device``."""
+
+    @pytest.mark.parametrize("workers", [0, 3, 40, 1024])
+    @pytest.mark.parametrize("heads", [(8, 2), (8, 8), (71, 1)])
+    @pytest.mark.parametrize("lengths", [RAGGED, MANY, (9000,), (0, 0)])
+    def test_a_plan_changes_no_bit(
+        self, device: torch.device, lengths: tuple[int, ...], heads: tuple[int, int], workers: int
+    ) -> None:
+        inputs = make_inputs(lengths, device=device, heads=heads)
+        expected = ops.decode_lse(*inputs.tensors(), num_workers=workers)
+        # That the plan is followed, and not these lengths, shows in what nobody reads any more.
+        plan = plan_of(inputs, workers)
+        inputs.cache_seqlens.fill_(-1)
+        for fresh_tokens in (None, 0, 3):
+            got = ops.decode_lse(*inputs.tensors(), num_workers=workers, plan=plan, fresh_tokens=fresh_tokens)
+            assert all(map(torch.equal, got, expected))
+
+    def test_the_documented_way(self, device: torch.device) -> None:
+        inputs = make_inputs(RAGGED, device=device)
+        plan = leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens)
+        assert plan.shape == (plan_elements(len(RAGGED)),)
+        expected, lse = leanattn.decode(*inputs.tensors(), return_lse=True)
+        got, got_lse = leanattn.decode(*inputs.tensors(), return_lse=True, plan=plan)
+        assert torch.equal(got, expected)
+        assert torch.equal(got_lse, lse)
+        assert torch.equal(leanattn.decode(*inputs.tensors(), plan=plan), expected)
+        out = torch.empty_like(expected)
+        leanattn.decode(*inputs.tensors(), plan=plan, out=out)
+        assert torch.equal(out, expected)
+
+    def test_in_place(self, device: torch.device) -> None:
+        inputs = make_inputs(RAGGED, device=device)
+        plan = leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens)
+        inputs.cache_seqlens.copy_(torch.tensor((5, 0, 0, 64, 100, 0, 65, 1, 1300, 0), device=device))
+        assert leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens, out=plan) is plan
+        out, lse = leanattn.decode(*inputs.tensors(), return_lse=True, plan=plan)
+        check_against_reference(inputs, out, lse)
+
+    def test_with_a_margin(self, device: torch.device) -> None:
+        inputs = make_inputs(RAGGED, device=device)
+        plan = leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens, sm_margin=1)
+        check_against_reference(inputs, leanattn.decode(*inputs.tensors(), plan=plan, sm_margin=1))
+
+    @pytest.mark.parametrize("other", [{"heads": (16, 4)}, {"max_tokens": 9000}, {"workers": 5}])
+    def test_a_plan_of_other_shapes_is_not_used(self, device: torch.device, other: dict[str, object]) -> None:
+        inputs = make_inputs(RAGGED, device=device)
+        heads = other.get("heads", (8, 2))
+        assert isinstance(heads, tuple)
+        max_tokens, workers = other.get("max_tokens", inputs.k_cache.shape[1]), other.get("workers", 7)
+        plan = ops.plan(
+            inputs.cache_seqlens,
+            max_tokens=max_tokens,
+            num_q_heads=heads[0],
+            num_kv_heads=heads[1],
+            head_dim=64,
+            num_workers=workers,
+        )
+        # Not through its lengths either.
+        plan[-len(RAGGED) :] = 1
+        out, lse = ops.decode_lse(*inputs.tensors(), num_workers=7, plan=plan)
+        check_against_reference(inputs, out, lse)
+
+    def test_lengths_out_of_range(self, device: torch.device) -> None:
+        inputs = make_inputs((100, 0, 100), device=device, max_tokens=100)
+        expected = leanattn.decode(*inputs.tensors())
+        inputs.cache_seqlens = torch.tensor((101, -1, 2**31 - 1), dtype=torch.int32, device=device)
+        assert torch.equal(leanattn.decode(*inputs.tensors(), plan=plan_of(inputs)), expected)
+
+    def test_refusals(self, device: torch.device) -> None:
+        inputs = make_inputs(RAGGED, device=device)
+        plan = plan_of(inputs)
+        for wrong, error, message in (
+            (plan[:-1], ValueError, "plan: expected what leanattn.plan makes for 10 sequences"),
+            (plan.float(), TypeError, "plan: dtype torch.float32, expected torch.int32"),
+            (plan.tolist(), TypeError, "plan: list, expected torch.Tensor"),
+            (torch.empty_like(plan, device="meta"), ValueError, "plan: device meta, expected"),
+        ):
+            with pytest.raises(error, match=message):
+                leanattn.decode(*inputs.tensors(), plan=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="plan: expected what leanattn.plan makes for 10 sequences"):
+            leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens, out=plan[:-1])
+        with pytest.raises(TypeError, match="cache_seqlens: dtype torch.int64"):
+            leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens.long())
+        with pytest.raises(ValueError, match="k_cache: 3 dimensions, expected 4"):
+            leanattn.plan(inputs.q, inputs.k_cache[0], inputs.cache_seqlens)
+        with pytest.raises(ValueError, match=r"cache_seqlens: shape \[9\], expected \[10\]"):
+            leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens[1:])
+        with pytest.raises(ValueError, match="num_q_heads: 7, expected a multiple of num_kv_heads, 2"):
+            leanattn.plan(inputs.q[:, :7], inputs.k_cache, inputs.cache_seqlens)
+        with pytest.raises(TypeError, match="q: int, expected torch.Tensor"):
+            leanattn.plan(3, inputs.k_cache, inputs.cache_seqlens)  # type: ignore[arg-type]
+
+    def test_torch_compile_and_fakes(self, device: torch.device) -> None:
+        inputs = make_inputs(RAGGED, device=device)
+        # With all workers there can be, nothing of a plan stays unwritten, and opcheck can compare it.
+        heads = {"num_q_heads": 8, "num_kv_heads": 2, "head_dim": 64, "num_workers": 1024}
+        shapes = {"max_tokens": inputs.k_cache.shape[1], **heads}
+        torch.library.opcheck(ops.plan.default, (inputs.cache_seqlens,), shapes)
+        torch.library.opcheck(ops.plan_out.default, (inputs.cache_seqlens, plan_of(inputs)), shapes)
+
+        def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+            return leanattn.decode(q, k, v, lengths, plan=leanattn.plan(q, k, lengths))
+
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(*inputs.tensors()), leanattn.decode(*inputs.tensors()))
