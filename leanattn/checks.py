@@ -120,18 +120,18 @@ def check_promise(fresh_tokens: int | None) -> None:
         raise TypeError(f"fresh_tokens: {type(fresh_tokens).__name__}, expected int or None")
 
 
-def check_plan(plan: Tensor | None, device: torch.device) -> None:
+def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") -> None:
     if plan is None:
         return
     if not isinstance(plan, Tensor):
-        raise _no_tensor(plan=plan)
+        raise _no_tensor(**{name: plan})
     if plan.dtype != torch.int32:
-        raise TypeError(f"plan: dtype {plan.dtype}, expected torch.int32, what leanattn.plan makes")
+        raise TypeError(f"{name}: dtype {plan.dtype}, expected torch.int32, what leanattn.plan makes")
     if plan.device != device:
-        raise ValueError(f"plan: device {plan.device}, expected the device of q, {device}")
+        raise ValueError(f"{name}: device {plan.device}, expected {device}")
 
 
-def check_plan_arguments(q: Tensor, k_cache: Tensor, cache_seqlens: Tensor) -> None:
+def check_plan_arguments(q: Tensor, k_cache: Tensor, cache_seqlens: Tensor, out: Tensor | None) -> None:
     """What leanattn.plan takes; the op checks the numbers that come from the shapes."""
     expected_dims = {"q": (q, (3, 4)), "k_cache": (k_cache, (4,)), "cache_seqlens": (cache_seqlens, (1,))}
     for name, (tensor, dims) in expected_dims.items():
@@ -143,6 +143,11 @@ def check_plan_arguments(q: Tensor, k_cache: Tensor, cache_seqlens: Tensor) -> N
         raise TypeError(f"cache_seqlens: dtype {cache_seqlens.dtype}, expected torch.int32")
     if cache_seqlens.shape[0] != k_cache.shape[0]:
         raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{k_cache.shape[0]}]")
+    device = cache_seqlens.device
+    for name, tensor in (("q", q), ("k_cache", k_cache)):
+        if tensor.device != device:
+            raise ValueError(f"{name}: device {tensor.device}, expected that of cache_seqlens, {device}")
+    check_plan(out, device, "out")
 
 
 def _no_tensor(**arguments: object) -> TypeError:

@@ -92,14 +92,18 @@ def decode(
         sm_margin: SMs of the GPU (threads of a CPU) to leave free for kernels that run at the same time.
         fresh_tokens: a promise that makes the call faster; None promises nothing. Where the GPU allows it
             (compute capability 9.0 and up), a call begins while the kernel ahead of it in the stream still
-            finishes. Then ``fresh_tokens=n`` says: that kernel writes of the caches at most the last n tokens
-            of each sequence, and not ``cache_seqlens``. So a kernel that appends the new token directly ahead
-            of the call is covered by 1; one that writes ``cache_seqlens`` must not stand directly ahead. All
-            other tokens are then read before that kernel has finished; ``q`` and the n tokens are not. A
-            promise that is not kept gives wrong results.
+            finishes. Then ``fresh_tokens=n`` says: what may still run writes of the caches at most the last n
+            tokens of each sequence, and neither ``cache_seqlens`` nor ``plan``. So a kernel that appends the
+            new token directly ahead of the call is covered by 1; what writes the lengths or the plan must not
+            stand directly ahead. (A kernel ahead that lets its successor start before it has waited itself
+            brings in those ahead of it; and under torch.compile, what is ahead is the compiler's choice.) All
+            other tokens are read at once; ``q`` and the n tokens are waited for. A broken promise about
+            tokens gives wrong results of this call; one about lengths or plan is undefined: memory errors,
+            a hang, wrong results later.
         plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``sm_margin``
-            included. The call then follows the lengths in the plan and does not read ``cache_seqlens``; its
-            result is the same, bit for bit. A plan of other shapes is not used.
+            (on a CPU: number of threads) included. The call then follows the lengths in the plan; its result
+            is the same up to rounding, since the plan may cut elsewhere. A plan of other shapes is not used,
+            and the call is as without one.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,

@@ -96,7 +96,8 @@ def _(
     # Not at import: decode itself does without the module.
     from leanattn.schedule import plan_elements
 
-    return cache_seqlens.new_empty((plan_elements(cache_seqlens.shape[0]),), dtype=torch.int32)
+    # A sum, so that a batch of any size stays one.
+    return cache_seqlens.new_empty((plan_elements(0) + cache_seqlens.shape[0],), dtype=torch.int32)
 
 
 @torch.library.register_fake("leanattn::plan_out")  # type: ignore[untyped-decorator]

@@ -58,7 +58,11 @@ def plan(
     step: docs/tuning.md says how much.
 
     Everything happens on the device and in the order of the stream, so a plan may be made in a CUDA graph, or
-    written in place with ``out`` before a replay.
+    written in place with ``out`` before a replay. A plan also takes the time to look for better cuts: where
+    every item can be cut into even pieces, a worker a piece, no worker has parts of two items.
+
+    A plan is not to be edited: workers that disagree about who does what leave memory in a state in which
+    later calls fail. And a call with ``fresh_tokens`` must not stand directly behind what writes its plan.
 
     Args:
         q, k_cache: as in the calls; only their shapes count.
@@ -73,7 +77,7 @@ def plan(
         TypeError: a dtype, or something that is no tensor or number.
         ValueError: a shape or device; ``sm_margin`` too large.
     """
-    check_plan_arguments(q, k_cache, cache_seqlens)
+    check_plan_arguments(q, k_cache, cache_seqlens, out)
     shapes = {
         "max_tokens": k_cache.shape[1],
         "num_q_heads": q.shape[-2],

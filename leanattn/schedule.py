@@ -66,7 +66,7 @@ class CutItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A ragged batch, cut into equal shares.
+    """A ragged batch, cut into equal shares or even pieces.
 
     Args:
         seqlens: KV tokens of each sequence; clamped to ``[0, max_tokens]``, as in a kernel.
@@ -75,6 +75,7 @@ class Schedule:
         max_tokens: capacity of the cache, tokens.
         workers: 1 to :data:`MAX_WORKERS`.
         item_cost: units of an item besides its tiles.
+        planned: as :func:`leanattn.plan` cuts the batch; else as a call without a plan does.
 
     Raises:
         ValueError: an argument is out of range, or the line has 2^31 units or more.
@@ -86,6 +87,7 @@ class Schedule:
     max_tokens: int
     workers: int
     item_cost: int = 0
+    planned: bool = False
 
     def __post_init__(self) -> None:
         # Made at once, so that a bad argument is refused here rather than at the first use.
@@ -100,6 +102,7 @@ class Schedule:
             self.max_tokens,
             self.workers,
             self.item_cost,
+            self.planned,
         )
 
     @property
@@ -113,8 +116,14 @@ class Schedule:
         return self._native.total_units
 
     @property
+    def piece_tiles(self) -> int:
+        """Lean tiles of a worker at most, where all items are cut into even pieces, a worker a piece
+        (``csrc/kernels/cuts.h``); 0 where the line is cut into equal shares."""
+        return self._native.piece_tiles
+
+    @property
     def shares(self) -> Shares:
-        """The cut of the line; shares of two workers differ by one unit at most."""
+        """Equal shares of the line, to one unit; ``piece_tiles`` says if they are used."""
         return self._native.shares
 
     def worker_tiles(self) -> list[int]:

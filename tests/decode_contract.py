@@ -264,7 +264,7 @@ class DecodeContract:
 
 
 def decode_debug(
-    inputs: Inputs, workers: int, *, garbage: float = 0.0, fixed_splits: int = 0, **options: int
+    inputs: Inputs, workers: int, *, garbage: float = 0.0, fixed_splits: int = 0, **options: int | Tensor
 ) -> tuple[Tensor, Tensor]:
     """decode_lse with ``garbage`` in its workspace; a ``delay_seed`` makes workers pause where they meet."""
     q = inputs.q

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from decode_cases import Inputs, check_against_reference, make_inputs
+from decode_contract import decode_debug
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import leanattn
 from leanattn.schedule import plan_elements
@@ -34,30 +36,45 @@ class PlanContract:
     @pytest.mark.parametrize("workers", [0, 3, 40, 1024])
     @pytest.mark.parametrize("heads", [(8, 2), (8, 8), (71, 1)])
     @pytest.mark.parametrize("lengths", [RAGGED, MANY, (9000,), (0, 0)])
-    def test_a_plan_changes_no_bit(
+    def test_a_plan_is_followed(
         self, device: torch.device, lengths: tuple[int, ...], heads: tuple[int, int], workers: int
     ) -> None:
         inputs = make_inputs(lengths, device=device, heads=heads)
-        expected = ops.decode_lse(*inputs.tensors(), num_workers=workers)
-        # That the plan is followed, and not these lengths, shows in what nobody reads any more.
         plan = plan_of(inputs, workers)
-        inputs.cache_seqlens.fill_(-1)
-        for fresh_tokens in (None, 0, 3):
-            got = ops.decode_lse(*inputs.tensors(), num_workers=workers, plan=plan, fresh_tokens=fresh_tokens)
+        # These lengths are wrong: nobody reads them any more.
+        wrong = torch.full_like(inputs.cache_seqlens, -1)
+        tensors = (inputs.q, inputs.k_cache, inputs.v_cache, wrong)
+        expected = ops.decode_lse(*tensors, num_workers=workers, plan=plan)
+        check_against_reference(inputs, *expected)
+        for fresh_tokens in (0, 3):
+            got = ops.decode_lse(*tensors, num_workers=workers, plan=plan, fresh_tokens=fresh_tokens)
             assert all(map(torch.equal, got, expected))
 
     def test_the_documented_way(self, device: torch.device) -> None:
         inputs = make_inputs(RAGGED, device=device)
         plan = leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens)
         assert plan.shape == (plan_elements(len(RAGGED)),)
-        expected, lse = leanattn.decode(*inputs.tensors(), return_lse=True)
-        got, got_lse = leanattn.decode(*inputs.tensors(), return_lse=True, plan=plan)
-        assert torch.equal(got, expected)
-        assert torch.equal(got_lse, lse)
+        expected, lse = leanattn.decode(*inputs.tensors(), return_lse=True, plan=plan)
+        check_against_reference(inputs, expected, lse)
         assert torch.equal(leanattn.decode(*inputs.tensors(), plan=plan), expected)
         out = torch.empty_like(expected)
         leanattn.decode(*inputs.tensors(), plan=plan, out=out)
         assert torch.equal(out, expected)
+
+    @pytest.mark.parametrize("lengths", [(1,), (130,), (4096,), (4095, 17), (640,) * 8, (9000, 1, 0, 300)])
+    @pytest.mark.parametrize("heads", [(8, 2), (64, 4), (4, 1), (32, 1)])
+    def test_even_pieces(
+        self, device: torch.device, lengths: tuple[int, ...], heads: tuple[int, int]
+    ) -> None:
+        """Few items, and workers for all their pieces, merged at once and in groups."""
+        inputs = make_inputs(lengths, device=device, heads=heads, head_dim=128)
+        for workers in (9, 64, 132, 500):
+            plan = plan_of(inputs, workers)
+            expected = ops.decode_lse(*inputs.tensors(), num_workers=workers, plan=plan)
+            check_against_reference(inputs, *expected)
+            for seed in (1, 2):
+                got = decode_debug(inputs, workers, delay_seed=seed, plan=plan)
+                assert all(map(torch.equal, got, expected))
 
     def test_in_place(self, device: torch.device) -> None:
         inputs = make_inputs(RAGGED, device=device)
@@ -95,7 +112,8 @@ class PlanContract:
         inputs = make_inputs((100, 0, 100), device=device, max_tokens=100)
         expected = leanattn.decode(*inputs.tensors())
         inputs.cache_seqlens = torch.tensor((101, -1, 2**31 - 1), dtype=torch.int32, device=device)
-        assert torch.equal(leanattn.decode(*inputs.tensors(), plan=plan_of(inputs)), expected)
+        plan = plan_of(inputs)
+        torch.testing.assert_close(leanattn.decode(*inputs.tensors(), plan=plan), expected)
 
     def test_refusals(self, device: torch.device) -> None:
         inputs = make_inputs(RAGGED, device=device)
@@ -108,6 +126,11 @@ class PlanContract:
         ):
             with pytest.raises(error, match=message):
                 leanattn.decode(*inputs.tensors(), plan=wrong)  # type: ignore[arg-type]
+        for out, message in ((plan.float(), "out: dtype torch.float32"), ([1], "out: list, expected")):
+            with pytest.raises(TypeError, match=message):
+                leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens, out=out)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="q: device meta, expected that of cache_seqlens"):
+            leanattn.plan(inputs.q.to("meta"), inputs.k_cache, inputs.cache_seqlens)
         with pytest.raises(ValueError, match="plan: expected what leanattn.plan makes for 10 sequences"):
             leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens, out=plan[:-1])
         with pytest.raises(TypeError, match="cache_seqlens: dtype torch.int64"):
@@ -132,5 +155,9 @@ class PlanContract:
         def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
             return leanattn.decode(q, k, v, lengths, plan=leanattn.plan(q, k, lengths))
 
-        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(*inputs.tensors()), leanattn.decode(*inputs.tensors()))
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counter)
+        for lengths in (RAGGED, RAGGED[2:], RAGGED * 3):
+            inputs = make_inputs(lengths, device=device)
+            check_against_reference(inputs, compiled(*inputs.tensors()))
+        assert counter.frame_count == 1, "one graph for every batch size"

@@ -159,7 +159,8 @@ int32_t* checked_plan(const torch::stable::Tensor& tensor, int64_t batch, Device
   const auto past = reinterpret_cast<uintptr_t>(plan.data) % alignof(PlanHeader);
   check_argument(plan.dim() == 1 && plan.size(0) == Plan::elements(batch) && plan.is_contiguous() && past == 0,
                  "plan: expected what leanattn.plan makes for ", batch, " sequences, [", Plan::elements(batch),
-                 "] contiguous, got ", ShapeOf{plan});
+                 "] contiguous, starting at a multiple of 16 bytes, got ", ShapeOf{plan}, ", ", past,
+                 " bytes past such a multiple");
   return static_cast<int32_t*>(plan.data);
 }
 
@@ -231,6 +232,7 @@ void apply_fixed_splits(DecodeParams& p) {
   check_argument(pieces <= most, "fixed_splits: ", p.debug.fixed_splits, " make ", pieces,
                  " pieces of items, expected at most ", most);
   p.workers = static_cast<int32_t>(pieces);
+  p.plan = nullptr;  // of the lean decomposition
 }
 
 // There is one CPU, whatever index its tensors carry.

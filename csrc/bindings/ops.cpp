@@ -19,8 +19,8 @@ STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
       "plan_out(Tensor cache_seqlens, Tensor(a!) plan, *, int max_tokens, int num_q_heads, int num_kv_heads, "
       "int head_dim, int num_workers=0) -> ()");
-  // For tests: a caller's workspace (to poison it), pseudo-random pauses before partials are published and merged, and
-  // a ring as short as on a GPU with little shared memory.
+  // For tests: a caller's workspace (to poison it), pseudo-random pauses before partials are published and merged, a
+  // ring as short as on a GPU with little shared memory, and fixed splits instead of lean cuts.
   m.def(
       "_decode_debug(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, "
       "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, int num_workers=0, int delay_seed=0, "

@@ -58,7 +58,7 @@ class CheckedShares {
 class Schedule {
  public:
   Schedule(std::vector<int32_t> seqlens, int32_t items_per_seq, int32_t tile_tokens, int32_t max_tokens,
-           int32_t workers, int32_t item_cost)
+           int32_t workers, int32_t item_cost, bool planned)
       : seqlens_(std::move(seqlens)),
         items_per_seq_(items_per_seq),
         tile_tokens_(tile_tokens),
@@ -72,11 +72,12 @@ class Schedule {
     check_range("workers", workers, 1, tile_table::kMaxWorkers);
     check_range("item_cost", item_cost, 0, kLargestItemCost);
     check_total_units();
-    shares_ = Shares::of(total_units(), workers);
+    cuts_ = planned ? cuts_of(line(), workers) : Cuts{Shares::of(total_units(), workers), {}};
   }
 
   int32_t total_tiles() const { return leanattn::total_tiles(line()); }
   int32_t total_units() const { return leanattn::total_units(line()); }
+  int32_t piece_tiles() const { return cuts_.pieces.tiles; }
   CheckedShares shares() const { return {total_units(), workers_}; }
 
   // Rows as leanattn.schedule.Span lists them.
@@ -100,7 +101,7 @@ class Schedule {
       for (SpanCursor c = cursor(worker); !c.done(); c.next()) {
         const Span span = c.span();
         if (span.whole_item() || !span.starts_item()) continue;
-        const CutItem cut = CutItem::of(shares_, span);
+        const CutItem cut = cuts_.cut_item(worker, span);
         py::tuple slots(cut.partials);
         for (int32_t i = 0; i < cut.partials; ++i) slots[i] = cut.slot(i);
         rows.append(py::make_tuple(span.seq, span.item, cut.first_worker, slots));
@@ -115,12 +116,12 @@ class Schedule {
             item_cost_};
   }
 
-  SpanCursor cursor(int32_t worker) const { return leanattn::worker_spans(line(), shares_, worker); }
+  SpanCursor cursor(int32_t worker) const { return leanattn::worker_spans(line(), cuts_, worker); }
 
   void append_spans(int32_t worker, py::list& rows) const {
     for (SpanCursor c = cursor(worker); !c.done(); c.next()) {
       const Span s = c.span();
-      const CutItem cut = CutItem::of(shares_, s);
+      const CutItem cut = cuts_.cut_item(worker, s);
       const py::object slot = s.whole_item() ? py::object(py::none()) : py::int_(partial_slot(worker, s));
       rows.append(py::make_tuple(worker, s.seq, s.item, s.tile_begin, s.tile_end, s.item_tiles, s.item_line, slot,
                                  cut.first_worker, cut.partials));
@@ -140,7 +141,7 @@ class Schedule {
 
   std::vector<int32_t> seqlens_;  // [batch]
   int32_t items_per_seq_, tile_tokens_, max_tokens_, workers_, item_cost_;
-  Shares shares_{};
+  Cuts cuts_{};
 };
 
 bool is_cuda(const std::string& device_type) {
@@ -197,11 +198,12 @@ PYBIND11_MODULE(_schedule, m) {
       .def("worker_of", &CheckedShares::worker_of, py::arg("unit"));
 
   py::class_<Schedule>(m, "Schedule")
-      .def(py::init<std::vector<int32_t>, int32_t, int32_t, int32_t, int32_t, int32_t>(), py::arg("seqlens"),
+      .def(py::init<std::vector<int32_t>, int32_t, int32_t, int32_t, int32_t, int32_t, bool>(), py::arg("seqlens"),
            py::arg("items_per_seq"), py::arg("tile_tokens"), py::arg("max_tokens"), py::arg("workers"),
-           py::arg("item_cost"))
+           py::arg("item_cost"), py::arg("planned"))
       .def_property_readonly("total_tiles", &Schedule::total_tiles)
       .def_property_readonly("total_units", &Schedule::total_units)
+      .def_property_readonly("piece_tiles", &Schedule::piece_tiles)
       .def_property_readonly("shares", &Schedule::shares)
       .def("worker_spans", &Schedule::worker_spans, py::arg("worker"))
       .def("spans", &Schedule::spans)

@@ -32,7 +32,7 @@ void pause(const DecodeParams& p, int32_t worker, uint32_t moment) {
 }
 
 struct WorkerShare {
-  Shares shares;
+  Cuts cuts;
   SpanCursor spans;
 };
 
@@ -40,9 +40,9 @@ WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
   const TileLine line = p.line();
   const Plan plan{p.plan};
   if (p.debug.fixed_splits > 0) return {{}, FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker)};
-  if (plan.serves(line, p.workers)) return {plan.header().shares, plan.share(worker).on(plan.on_its_lengths(line))};
-  const Shares shares = Shares::of(total_units(line), p.workers);
-  return {shares, worker_spans(line, shares, worker)};
+  if (plan.serves(line, p.workers)) return {plan.header().cuts, plan.share(worker).on(plan.on_its_lengths(line))};
+  const Cuts cuts{Shares::of(total_units(line), p.workers), {}};
+  return {cuts, worker_spans(line, cuts, worker)};
 }
 
 }  // namespace
@@ -50,10 +50,10 @@ WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
 void make_plan(const DecodeParams& p) {
   const TileLine line = p.line();
   const Plan plan{p.plan};
-  const Shares shares = Shares::of(total_units(line), p.workers);
-  plan.header() = PlanHeader::of(line, p.workers, shares);
+  const Cuts cuts = cuts_of(line, p.workers);
+  plan.header() = PlanHeader::of(line, p.workers, cuts);
   for (int32_t worker = 0; worker < p.workers; ++worker) {
-    plan.share(worker) = PlannedShare::of(worker_spans(line, shares, worker));
+    plan.share(worker) = PlannedShare::of(worker_spans(line, cuts, worker));
   }
   std::copy_n(line.seqlens, line.batch, plan.lengths());
 }
@@ -62,7 +62,7 @@ void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worke
   write_empty_outputs(p, worker);
 
   // 1 schedule
-  const auto [shares, first] = worker_share(p, worker);
+  const auto [cuts, first] = worker_share(p, worker);
   SpanCursor cursor = first;
   const auto take = [&] { return cursor.done() ? std::nullopt : std::optional(Bundle::take(p, cursor)); };
 
@@ -81,7 +81,7 @@ void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worke
 
     // 3 host-block reduction
     if (!whole) {
-      const CutItem item = p.cut_item(shares, worker, bundle.span);
+      const CutItem item = p.cut_item(cuts, worker, bundle.span);
       pause(p, worker, 0);
       if (!arrives_last(p, item)) continue;
       pause(p, worker, 1);

@@ -33,11 +33,11 @@ struct SpanTask {
   int32_t group;  // of neighbours that are merged first, with this many members; one alone goes to the next level
   int32_t members;
 
-  __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Shares& shares, int32_t worker,
+  __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Cuts& cuts, int32_t worker,
                                                 const Span& span, const ItemRows& rows) {
     SpanTask task{rows, span.whole_item(), partial_slot(worker, span), {}, {}, 0, 0};
     if (!task.whole_item) {
-      task.cut = p.cut_item(shares, worker, span);
+      task.cut = p.cut_item(cuts, worker, span);
       task.groups = MergeGroups::of(task.cut.partials);
       task.group = task.groups.group_of(worker - task.cut.first_worker);
       task.members = task.groups.members(task.group, task.cut.partials);

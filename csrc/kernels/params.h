@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "schedule.h"
+#include "cuts.h"
 
 namespace leanattn {
 
@@ -57,7 +57,7 @@ struct DecodeParams {
   int32_t item_cost;  // schedule.h
   int32_t workers;    // CTAs or threads
   // The caller's promise, or -1 for none: whatever in the stream may still run when the call begins writes at most the
-  // last fresh_tokens tokens of each sequence, and neither lengths nor any other token.
+  // last fresh_tokens tokens of each sequence, and neither lengths, nor plan, nor any other token.
   int32_t fresh_tokens;
   float scale_log2;  // softmax_scale * log2(e): scores are kept in log2 units, so that exp is exp2
 
@@ -68,8 +68,8 @@ struct DecodeParams {
     return int64_t{heads} * block_rows * (head_dim + kPartialRowExtra);
   }
   LEANATTN_HOST_DEVICE bool promised() const { return fresh_tokens >= 0; }
-  LEANATTN_HOST_DEVICE CutItem cut_item(const Shares& shares, int32_t worker, const Span& span) const {
-    return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(worker, span) : CutItem::of(shares, span);
+  LEANATTN_HOST_DEVICE CutItem cut_item(const Cuts& cuts, int32_t worker, const Span& span) const {
+    return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(worker, span) : cuts.cut_item(worker, span);
   }
   LEANATTN_HOST_DEVICE TileLine line() const {
     return {seqlens, batch, num_kv_heads / heads * row_blocks, tile_tokens, max_tokens, item_cost};

@@ -1,4 +1,4 @@
-// Makes a plan (plan.h): a warp finds the share of one worker, as a decode call without a plan would.
+// Makes a plan (plan.h): a warp finds the share of one worker.
 #include "launch.h"
 #include "worker_share.cuh"
 
@@ -7,13 +7,60 @@ namespace {
 
 constexpr int kWarps = 4;  // of a CTA
 
+// Even pieces, if there are workers enough; else Pieces{}. The sums of cuts_of().
+__device__ __forceinline__ Pieces find_pieces(const TileLine& line, int32_t workers, const LaneRun& run) {
+  if (!Pieces::possible(line, workers)) return {};
+  int32_t tiles = 0, longest = 0;
+#pragma unroll 2
+  for (int32_t seq = run.begin; seq < run.end; ++seq) {
+    const int32_t n = line.item_tiles(seq);
+    tiles += n;
+    longest = max(longest, n);
+  }
+  tiles = __reduce_add_sync(~0u, tiles) * line.items_per_seq;
+  longest = __reduce_max_sync(~0u, longest);
+  if (tiles == 0) return {};
+  int32_t counts[Pieces::kCandidates] = {};
+#pragma unroll 1
+  for (int32_t seq = run.begin; seq < run.end; ++seq) {
+#pragma unroll
+    for (int i = 0; i < Pieces::kCandidates; ++i) {
+      counts[i] += Pieces::candidate(i, tiles, longest, workers).count(line.item_tiles(seq));
+    }
+  }
+  Pieces found{};
+#pragma unroll
+  for (int i = Pieces::kCandidates - 1; i >= 0; --i) {
+    const bool enough = __reduce_add_sync(~0u, counts[i]) * line.items_per_seq <= workers;
+    if (enough) found = Pieces::candidate(i, tiles, longest, workers);
+  }
+  return found;
+}
+
+// As locate_worker_share(), of pieces.
+__device__ __forceinline__ WorkerShare locate_piece(const TileLine& line, const Pieces& pieces, const LaneRun& run,
+                                                    int32_t worker) {
+  const auto pieces_of = [&](int32_t seq) { return pieces.count(line.item_tiles(seq)) * line.items_per_seq; };
+  int32_t run_pieces = 0;
+#pragma unroll 1
+  for (int32_t seq = run.begin; seq < run.end; ++seq) run_pieces += pieces_of(seq);
+  const int32_t run_end = sum_of_lanes_so_far(run_pieces);
+  const Cuts cuts{{}, pieces};
+  if (worker >= __shfl_sync(~0u, run_end, 31)) return {cuts, SpanCursor::at(line, 0, 0, 0, 0)};
+  const auto place = SequencePlace::find(run, run_pieces, run_end, worker, pieces_of);
+  return {cuts, pieces.worker_spans(line, place.seq, place.offset)};
+}
+
 __global__ void plan_kernel(const __grid_constant__ TileLine line, const int32_t workers, int32_t* memory) {
   const Plan plan{memory};
   const int32_t thread = blockIdx.x * blockDim.x + threadIdx.x, worker = thread / 32;
   if (worker < workers) {
-    const WorkerShare share = locate_worker_share(line, workers, worker);
+    const LaneRun run = LaneRun::of(line);
+    const Pieces pieces = find_pieces(line, workers, run);
+    const WorkerShare share =
+        pieces.tiles > 0 ? locate_piece(line, pieces, run, worker) : locate_worker_share(line, workers, worker);
     if (thread % 32 == 0) plan.share(worker) = PlannedShare::of(share.spans);
-    if (thread == 0) plan.header() = PlanHeader::of(line, workers, share.shares);
+    if (thread == 0) plan.header() = PlanHeader::of(line, workers, share.cuts);
   }
   for (int32_t seq = thread; seq < line.batch; seq += gridDim.x * blockDim.x) plan.lengths()[seq] = line.seqlens[seq];
 }

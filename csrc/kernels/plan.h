@@ -10,13 +10,14 @@
 
 namespace leanattn {
 
-// What the plan was made for, and the shares.
+// What the plan was made for, and where the items are cut.
 struct alignas(16) PlanHeader {
   int32_t batch, items_per_seq, tile_tokens, item_cost, max_tokens, workers;
-  Shares shares;
+  Cuts cuts;
+  int32_t padding[3];
 
-  LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Shares& shares) {
-    return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, shares};
+  LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Cuts& cuts) {
+    return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, cuts, {}};
   }
   LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t of_workers) const {
     return batch == line.batch && items_per_seq == line.items_per_seq && tile_tokens == line.tile_tokens &&

@@ -2,10 +2,9 @@
 // loader's (loader_cp_async.cuh).
 //
 // A CTA may start while the kernel ahead in the stream still runs. Until that has finished, memory belongs to it:
-// lengths, queries and the newest tokens may be about to change. But DRAM is idle while the last CTAs of a kernel merge
-// and write, so the tiles are asked for at once. If the caller has promised which of them will not change
-// (fresh_tokens), they go to the ring and stay. If not, they are only brought to L2, where whatever the other kernel
-// writes goes too; what has been learnt is then learnt again, from memory that nobody changes any more.
+// lengths, queries and the newest tokens may be about to change, and the producer waits. But DRAM is idle while the
+// last CTAs of a kernel merge and write. So if the caller has promised which tokens will not change, and neither
+// lengths nor plan (fresh_tokens), their tiles go to the ring at once.
 #pragma once
 
 #include "copy.cuh"
@@ -121,13 +120,12 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     begun += tiles.first;
     if (tiles.first && !waiting && !(promised && begun == 1)) Loader::load_query(params, ring, rows, span_slot.slot);
     if (Loader::writes_notes()) {
-      ring.smem.notes[stage.slot] = {visible, (tiles.first ? TileNote::kFirst : 0) |
-                                                  (tiles.last() ? TileNote::kLast : 0) |
-                                                  (tiles.last_of_share() ? TileNote::kEnd : 0)};
+      ring.smem.notes[stage.slot] = {
+          visible, (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0)};
     }
     // With the last tile: it would hold up the loads of the first ones.
     if (tiles.last() && Loader::writes_tasks()) {
-      ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.shares, blockIdx.x, tiles.span, rows);
+      ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.cuts, blockIdx.x, tiles.span, rows);
     }
     if (waiting && begun > 1) {
       ++held;  // it is there, but its queries are not

@@ -39,7 +39,8 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t pair) {
 }
 
 // Programmatic dependent launch: a kernel launched with that attribute may start while the one ahead of it in the
-// stream still runs, and must wait before it touches memory. Both do nothing in a kernel that was launched without it.
+// stream still runs, and must wait before it touches memory that the other may write. Both do nothing in a kernel that
+// was launched without it.
 __device__ __forceinline__ void grid_dependency_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

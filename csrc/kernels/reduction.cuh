@@ -84,6 +84,7 @@ struct MergeFactors {
   static constexpr int kRowThreads = Traits::kHeadDim / 4;  // a thread has four columns of a row
   static constexpr int kMaxPartials = 32, kParts = kMaxPartials / kRowThreads;
   static_assert(MergeGroups::kMaxAtOnce <= kMaxPartials);
+  static_assert(kMaxPartials * kMaxPartials >= tile_table::kMaxWorkers, "members of a group, and groups");
 
   float2 ml;
   float factor[kParts];
@@ -113,7 +114,7 @@ struct MergeFactors {
     for (int step = 1; step < kRowThreads; step *= 2) result.ml.y += __shfl_xor_sync(~0u, result.ml.y, step);
     return result;
   }
-  // 0 for a partial beyond the list.
+  // Of the list's n-th partial.
   __device__ __forceinline__ float operator[](int32_t n) const {
     float result = __shfl_sync(~0u, factor[0], n % kRowThreads, kRowThreads);
     if constexpr (kParts == 2) {
@@ -125,8 +126,9 @@ struct MergeFactors {
 };
 
 // The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. m and
-// l come from `list`, O from `copied`, the same partials perhaps elsewhere, which wait() makes sure are there. The sums
-// are in token order, whoever merges and wherever from. A row that the item does not have is a copy of its last one.
+// l of the first rows come from `list`, all else from `copied`, the same partials perhaps elsewhere, which wait() makes
+// sure are there. O is summed in token order, l in an order that depends on the number of partials alone: whoever
+// merges, and wherever from, gets the same bits. A row that the item does not have is a copy of its last one.
 template <typename Traits, typename Wait, typename Emit>
 __device__ __forceinline__ void merge_partials(const PartialList& list, const PartialList& copied, int rows,
                                                const Wait& wait, const Emit& emit) {

@@ -4,7 +4,7 @@
 // item is merged and written, the next one's tiles arrive.
 //
 // What a span needs besides tiles, its queries and what becomes of the result, has a ring of its own, a slot a span,
-// filled with the span's first tile. A span has a tile at least, so no more spans than stages are under way, and a slot
+// filled while its tiles are. A span has a tile at least, so no more spans than stages are under way, and a slot
 // is free when its turn comes.
 #pragma once
 

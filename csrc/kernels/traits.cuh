@@ -14,9 +14,9 @@ namespace leanattn {
 struct alignas(8) TileNote {
   int32_t visible;  // tokens of the sequence from the tile's first one on
   int32_t flags;
-  static constexpr int32_t kFirst = 1, kLast = 2;  // of its span
-  static constexpr int32_t kEnd = 4;               // the last of the CTA's share
-  static constexpr int32_t kNothing = 8;           // no tile at all: the share is empty
+  static constexpr int32_t kLast = 1;     // of its span
+  static constexpr int32_t kEnd = 2;      // the last of the CTA's share
+  static constexpr int32_t kNothing = 4;  // no tile at all: the share is empty
 };
 
 // What the arithmetic of a kernel is, whatever brings its tiles.

@@ -8,49 +8,71 @@
 namespace leanattn {
 
 struct WorkerShare {
-  Shares shares;
+  Cuts cuts;
   SpanCursor spans;
 };
 
-// All lanes of a warp call it and get the same answer. Each sums a run of consecutive sequences: one for a batch of up
-// to 32.
-__device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line, int32_t workers, int32_t worker) {
-  const int32_t lane = int32_t(threadIdx.x) % 32;
-  const int32_t run = ceil_div(line.batch, 32);
-  const int32_t run_begin = min(lane * run, line.batch), run_end = min(run_begin + run, line.batch);
-  int32_t run_units = 0;
-#pragma unroll 8
-  for (int32_t seq = run_begin; seq < run_end; ++seq) run_units += line.seq_units(seq);
+// Of all lanes of a warp, each a run of consecutive sequences: one for a batch of up to 32.
+struct LaneRun {
+  int32_t begin, end;
 
-  int32_t run_line_end = run_units;  // place on the line, as soon as the lanes below are added
+  __device__ __forceinline__ static LaneRun of(const TileLine& line) {
+    const int32_t length = ceil_div(line.batch, 32), begin = min(int32_t(threadIdx.x) % 32 * length, line.batch);
+    return {begin, min(begin + length, line.batch)};
+  }
+};
+
+// Sum over the lanes up to and with this one.
+__device__ __forceinline__ int32_t sum_of_lanes_so_far(int32_t value) {
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
-    const int32_t below = __shfl_up_sync(~0u, run_line_end, step);
-    if (lane >= step) run_line_end += below;
+    const int32_t below = __shfl_up_sync(~0u, value, step);
+    if (int32_t(threadIdx.x) % 32 >= step) value += below;
   }
-  const Shares shares = Shares::of(__shfl_sync(~0u, run_line_end, 31), workers);
-  const int32_t begin = shares.begin(worker), units = shares.size(worker);
-  if (units == 0) return {shares, SpanCursor::at(line, 0, 0, 0, 0)};
+  return value;
+}
 
-  // Exactly one lane's run holds the first unit of the share.
-  int32_t seq_line = run_line_end - run_units, seq = run_begin;
-  const bool here = seq_line <= begin && begin < run_line_end;
-  if (here && run > 1) {
-    bool found = false;  // no way out of the loop: its loads shall not wait for each other
+// The sequence in which place `at` falls, if each sequence takes length_of(seq) places, and how far into it. `run_end`
+// is the place where this lane's run ends. There must be such a sequence.
+struct SequencePlace {
+  int32_t seq, offset;
+
+  template <typename LengthOf>
+  __device__ __forceinline__ static SequencePlace find(const LaneRun& run, int32_t run_length, int32_t run_end,
+                                                       int32_t at, const LengthOf& length_of) {
+    // Exactly one lane's run holds the place.
+    int32_t before = run_end - run_length, seq = run.begin;
+    const bool here = before <= at && at < run_end;
+    if (here && run.end - run.begin > 1) {
+      bool found = false;  // no way out of the loop: its loads shall not wait for each other
 #pragma unroll 8
-    for (int32_t i = run_begin; i < run_end; ++i) {
-      const int32_t n = line.seq_units(i);
-      found = found || seq_line + n > begin;
-      if (!found) {
-        seq_line += n;
-        seq = i + 1;
+      for (int32_t i = run.begin; i < run.end; ++i) {
+        const int32_t n = length_of(i);
+        found = found || before + n > at;
+        if (!found) {
+          before += n;
+          seq = i + 1;
+        }
       }
     }
+    const int finder = __ffs(int(__ballot_sync(~0u, here))) - 1;
+    return {__shfl_sync(~0u, seq, finder), at - __shfl_sync(~0u, before, finder)};
   }
-  const int finder = __ffs(int(__ballot_sync(~0u, here))) - 1;
-  seq = __shfl_sync(~0u, seq, finder);
-  seq_line = __shfl_sync(~0u, seq_line, finder);
-  return {shares, SpanCursor::at(line, seq, begin - seq_line, begin, units)};
+};
+
+// All lanes of a warp call it and get the same answer.
+__device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line, int32_t workers, int32_t worker) {
+  const LaneRun run = LaneRun::of(line);
+  int32_t run_units = 0;
+#pragma unroll 8
+  for (int32_t seq = run.begin; seq < run.end; ++seq) run_units += line.seq_units(seq);
+  const int32_t run_end = sum_of_lanes_so_far(run_units);
+  const Cuts cuts{Shares::of(__shfl_sync(~0u, run_end, 31), workers), {}};
+  const int32_t begin = cuts.shares.begin(worker), units = cuts.shares.size(worker);
+  if (units == 0) return {cuts, SpanCursor::at(line, 0, 0, 0, 0)};
+  const auto place =
+      SequencePlace::find(run, run_units, run_end, begin, [&](int32_t seq) { return line.seq_units(seq); });
+  return {cuts, SpanCursor::at(line, place.seq, place.offset, begin, units)};
 }
 
 // The share of a worker: from the plan, or found here and now.
@@ -62,7 +84,7 @@ __device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, 
     const Plan plan{params.plan};
     const PlannedShare share = plan.share(worker);  // asked for together with the header
     const PlanHeader header = plan.header();
-    if (header.fits(line, params.workers)) return {header.shares, share.on(plan.on_its_lengths(line))};
+    if (header.fits(line, params.workers)) return {header.cuts, share.on(plan.on_its_lengths(line))};
   }
   return locate_worker_share(line, params.workers, worker);
 }

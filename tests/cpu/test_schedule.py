@@ -29,12 +29,13 @@ lengths = st.one_of(
 
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
-    seqlens = draw(st.lists(lengths, max_size=40))
+    seqlens = draw(st.lists(lengths, max_size=draw(st.sampled_from([2, 8, 40]))))
     items_per_seq = draw(st.sampled_from([1, 2, 3, 8, 40]))
     tile_tokens = draw(st.sampled_from([16, 64, 128]))
     workers = draw(st.one_of(st.integers(1, 20), st.sampled_from([78, 108, 132, 264, 1024])))
     item_cost = draw(st.sampled_from([0, 0, 1, 3]))
-    return Schedule(tuple(seqlens), items_per_seq, tile_tokens, MAX_TOKENS, workers, item_cost)
+    planned = draw(st.booleans())
+    return Schedule(tuple(seqlens), items_per_seq, tile_tokens, MAX_TOKENS, workers, item_cost, planned)
 
 
 def tiles_of_item(s: Schedule, seq: int) -> int:
@@ -68,7 +69,8 @@ def test_spans_cover_the_line_once_and_in_order(s: Schedule) -> None:
         item_line, tile = place, 0
         for span in run:
             assert span.tile_begin == tile < span.tile_end
-            assert (span.item_tiles, span.item_line) == (tiles_of_item(s, seq), item_line)
+            assert span.item_tiles == tiles_of_item(s, seq)
+            assert s.piece_tiles or span.item_line == item_line
             tile = span.tile_end
         assert tile == tiles_of_item(s, seq), "every tile of the item exactly once"
         place += tile
@@ -85,13 +87,42 @@ def test_loads_are_equal(s: Schedule) -> None:
     sizes = [end - begin for begin, end in shares]
     assert max(sizes) - min(sizes) <= 1
     assert sizes == [s.shares.size(w) for w in range(s.workers)]
-    for span in s.spans():
+    for span in [] if s.piece_tiles else s.spans():
         begin, end = shares[span.worker]
         assert begin <= span.item_line + span.tile_begin < span.item_line + span.tile_end <= end
     tiles = s.worker_tiles()
     assert sum(tiles) == s.total_tiles
     if s.item_cost == 0:
         assert tiles == sizes
+
+
+@settings(max_examples=2500, deadline=None)
+@given(schedules())
+@example(Schedule((4096,), 8, 64, MAX_TOKENS, 132, item_cost=1, planned=True))
+@example(Schedule((1024,) * 8, 8, 64, MAX_TOKENS, 132, item_cost=1, planned=True))
+def test_even_pieces(s: Schedule) -> None:
+    """A worker has one piece at most, and not much more to do than with equal shares."""
+    items = items_of(s)
+    if not s.planned or s.item_cost == 0 or len(s.seqlens) * s.items_per_seq > s.workers or not items:
+        assert s.piece_tiles == 0
+        return
+    longest = max(tiles_of_item(s, seq) for seq, _ in items)
+    least = -(-s.total_tiles // s.workers)
+    if longest <= 3 * 24:  # partials that are merged at once
+        least = max(least, -(-longest // 24))
+    candidates = [least, least + 1, least + (1 if least < 24 else 2 if least < 36 else 3)]
+    pieces = [sum(-(-tiles_of_item(s, seq) // size) for seq, _ in items) for size in candidates]
+    fitting = [size for size, count in zip(candidates, pieces, strict=True) if count <= s.workers]
+    assert s.piece_tiles == (fitting[0] if fitting else 0)
+    if fitting:
+        spans = s.spans()
+        assert len(spans) == len({span.worker for span in spans})
+        assert max(s.worker_tiles()) <= s.piece_tiles
+        for (seq, _), run in groupby(spans, key=lambda span: (span.seq, span.item)):
+            sizes = [span.tile_end - span.tile_begin for span in run]
+            assert len(sizes) == -(-tiles_of_item(s, seq) // s.piece_tiles)
+            assert len(set(sizes[:-1])) <= 1
+            assert sizes[-1] <= sizes[0]
 
 
 @settings(max_examples=2500, deadline=None)
@@ -165,6 +196,11 @@ def test_a_share_may_end_before_the_tiles_of_an_item() -> None:
     assert [(span.worker, span.seq) for span in s.spans()] == [(0, 0), (1, 1), (3, 2)]
     assert s.worker_spans(2) == []
     assert s.worker_tiles() == [1, 1, 0, 1]
+
+
+def test_a_plan_gives_each_item_a_worker_if_it_can() -> None:
+    s = Schedule((64, 64, 64), 1, 64, 1_000, 4, item_cost=1, planned=True)
+    assert [(span.worker, span.seq) for span in s.spans()] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_a_whole_item_leaves_no_partial() -> None:
