@@ -4,7 +4,6 @@ import argparse
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -16,9 +15,10 @@ from benchmarks.peers import COMPARED_NAMES, IMPLEMENTATIONS, OUR_NAMES, READ_LI
 from benchmarks.recorder import Recorder, shape_record
 from benchmarks.report import render
 from benchmarks.results import Document
+from benchmarks.run import run
 from benchmarks.sets import SET_NAMES, select
 from benchmarks.shapes import Shape
-from benchmarks.supervisor import Step, Supervisor, WorkerFailed
+from benchmarks.supervisor import Step
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,15 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "shapes": [shape_record(shape, args.dtype) for shape in shapes],
     }
     recorder = Recorder(document, steps, args.json)
-    with tempfile.TemporaryDirectory() as folder:
-        worker = partial(run_worker, shapes=shapes, dtype=args.dtype, folder=Path(folder))
-        try:
-            Supervisor(worker, recorder.on_result, recorder.on_ready).run(steps)
-        except WorkerFailed as error:
-            print(f"benchmarks.decode: {error}", file=sys.stderr)
-    recorder.progress.close()
-    if document["environment"]:  # absent if no worker could start
-        print(render(document))
+    run("benchmarks.decode", partial(run_worker, shapes=shapes, dtype=args.dtype), steps, recorder, render)
     return 0 if leanattn_is_sound(document) else 1
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,35 @@ def shape_record(shape: Shape, dtype: str) -> ShapeRecord:
     }
 
 
-class Recorder:
-    def __init__(self, document: Document, steps: Sequence[Step], path: Path | None) -> None:
+class DocumentRecorder(ABC):
+    """What all runs share: a document that is kept on disk, and how many of its parts are done."""
+
+    def __init__(self, document: Document, path: Path | None, parts: int) -> None:
         self.document = document
         self.path = path
-        self.shapes = {record["name"]: record for record in document["shapes"]}
-        self.steps_left = {name: sum(step.shape == name for step in steps) for name in self.shapes}
-        self.progress = Progress(len(self.shapes))
+        self.progress = Progress(parts)
 
     def on_ready(self, environment: dict[str, Any]) -> None:
         self.document["environment"] = environment
         self.progress.note(f"worker ready on {environment['gpu']}")
+
+    @abstractmethod
+    def on_result(self, step: Step, result: dict[str, Any]) -> None: ...
+
+    def save(self) -> None:
+        if self.path is not None:
+            draft = self.path.with_name(self.path.name + ".part")
+            draft.write_text(json.dumps(self.document, indent=1) + "\n")
+            os.replace(draft, self.path)  # whoever reads it, or stops us, finds a whole file
+
+
+class Recorder(DocumentRecorder):
+    """The parts of a run are its shapes."""
+
+    def __init__(self, document: Document, steps: Sequence[Step], path: Path | None) -> None:
+        self.shapes = {record["name"]: record for record in document["shapes"]}
+        self.steps_left = {name: sum(step.shape == name for step in steps) for name in self.shapes}
+        super().__init__(document, path, len(self.shapes))
 
     def on_result(self, step: Step, result: dict[str, Any]) -> None:
         record = self.shapes[step.shape]
@@ -49,12 +68,6 @@ class Recorder:
         self.steps_left[step.shape] -= 1
         if self.steps_left[step.shape] == 0:
             self.progress.finish(step.shape, outcomes(record))
-
-    def save(self) -> None:
-        if self.path is not None:
-            draft = self.path.with_name(self.path.name + ".part")
-            draft.write_text(json.dumps(self.document, indent=1) + "\n")
-            os.replace(draft, self.path)  # whoever reads it, or stops us, finds a whole file
 
 
 def outcomes(record: ShapeRecord) -> str:

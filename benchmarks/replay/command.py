@@ -4,8 +4,6 @@ import argparse
 import itertools
 import random
 import shlex
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -20,8 +18,9 @@ from benchmarks.replay.plan import DTYPE, Plan
 from benchmarks.replay.recorder import Recorder
 from benchmarks.replay.report import render
 from benchmarks.results import Document
+from benchmarks.run import run
 from benchmarks.shapes import HEADS, Shape
-from benchmarks.supervisor import Step, Supervisor, WorkerFailed
+from benchmarks.supervisor import Step
 from leanattn.lengths import CONVERSATIONS, Request, read_trace, sample_requests
 
 # Of a replay. With 48, totals have standard errors of some tenths of a percent, like the timing itself.
@@ -133,13 +132,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     document = new_document(args, requests, source, plan)
     steps = steps_of(plan, list(document["implementations"]))
     recorder = Recorder(document, steps, args.json)
-    with tempfile.TemporaryDirectory() as folder:
-        worker = partial(run_worker, shapes=plan.shapes, folder=Path(folder))
-        try:
-            Supervisor(worker, recorder.on_result, recorder.on_ready).run(steps)
-        except WorkerFailed as error:
-            print(f"benchmarks.replay: {error}", file=sys.stderr)
-    recorder.progress.close()
-    if document["environment"]:  # absent if no worker could start
-        print(render(document))
+    run("benchmarks.replay", partial(run_worker, shapes=plan.shapes), steps, recorder, render)
     return 0 if all(seconds(replay, LEANATTN) is not None for replay in document["replays"]) else 1

@@ -1,14 +1,12 @@
 """Collects results in the document, saves it after each part of the run, and tells the progress."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import READ_LIMIT
-from benchmarks.progress import Progress
+from benchmarks.recorder import DocumentRecorder
 from benchmarks.replay.estimates import measured_names, seconds
 from benchmarks.replay.plan import Record
 from benchmarks.results import Document
@@ -23,22 +21,16 @@ def replay_name(replay: Record) -> str:
     return f"{replay['heads']} limit {replay['limit']}"
 
 
-class Recorder:
+class Recorder(DocumentRecorder):
     """The parts of a run are its replays, and the read limit."""
 
     def __init__(self, document: Document, steps: Sequence[Step], path: Path | None) -> None:
-        self.document = document
-        self.path = path
         self.replays = {replay_name(replay): replay for replay in document["replays"]}
         parts = {name: replay["sampled"] for name, replay in self.replays.items()}
         parts[READ_LIMIT] = document["read_sizes"]
         self.records = {record["name"]: (part, record) for part, of in parts.items() for record in of}
         self.steps_left = Counter(self.records[step.shape][0] for step in steps)
-        self.progress = Progress(len(parts))
-
-    def on_ready(self, environment: dict[str, Any]) -> None:
-        self.document["environment"] = environment
-        self.progress.note(f"worker ready on {environment['gpu']}")
+        super().__init__(document, path, len(parts))
 
     def on_result(self, step: Step, result: dict[str, Any]) -> None:
         part, record = self.records[step.shape]
@@ -50,12 +42,6 @@ class Recorder:
         if self.steps_left[part] == 0:
             self.save()  # not after each result: there are thousands, and the file is large
             self.progress.finish(part, outcomes(self.replays[part]) if part in self.replays else "")
-
-    def save(self) -> None:
-        if self.path is not None:
-            draft = self.path.with_name(self.path.name + ".part")
-            draft.write_text(json.dumps(self.document, indent=1) + "\n")
-            os.replace(draft, self.path)  # whoever reads it, or stops us, finds a whole file
 
 
 def outcomes(replay: Record) -> str:

@@ -152,6 +152,12 @@ int32_t to_int32(int64_t value, const char* what) {
   return static_cast<int32_t>(value);
 }
 
+int32_t checked_workers(int64_t num_workers) {
+  check_argument(num_workers >= 0 && num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
+                 tile_table::kMaxWorkers, ", got ", num_workers);
+  return static_cast<int32_t>(num_workers);
+}
+
 int32_t* checked_plan(const torch::stable::Tensor& tensor, int64_t batch, Device device) {
   const TensorView plan = TensorView::of(tensor);
   check_dtype(plan, ScalarType::Int, "plan");
@@ -169,8 +175,7 @@ DecodeParams checked_params(const DecodeArguments& args) {
   const DType dtype = dtype_of(a.q);
   check_shapes(a);
   check_types_and_layout(a);
-  check_argument(args.num_workers >= 0 && args.num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
-                 tile_table::kMaxWorkers, ", got ", args.num_workers);
+  const int32_t workers = checked_workers(args.num_workers);
 
   const int64_t head_dim = a.q.size(a.q.dim() - 1);
   const double scale = args.softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim)));
@@ -196,7 +201,7 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.max_tokens = to_int32(a.k_cache.size(1), "k_cache: max_tokens");
   p.head_dim = to_int32(head_dim, "q: head_dim");
   set_row_blocks(p, a.q.size(a.q.dim() - 2) / a.k_cache.size(2));
-  p.workers = static_cast<int32_t>(args.num_workers);
+  p.workers = workers;
   p.scale_log2 = scale_log2;
   const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);
   check_argument(!args.fresh_tokens || fresh_tokens >= 0, "fresh_tokens: expected None, or 0 and more, got ",

@@ -27,6 +27,9 @@ struct DecodeArguments {
 // `value` as an int32_t; throws std::invalid_argument, naming it, unless it is one and not negative.
 int32_t to_int32(int64_t value, const char* what);
 
+// num_workers of a call, 0 for the backend's default; throws if there can't be as many.
+int32_t checked_workers(int64_t num_workers);
+
 // Throws std::invalid_argument, naming the argument, unless all of them fit each other.
 // Sets workers if num_workers is not 0. The tiling (tile_table.h), the workspace and the default of workers are the
 // backend's to set.

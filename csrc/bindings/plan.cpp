@@ -18,8 +18,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
                  toString(lengths.dtype));
   check_argument(num_kv_heads > 0 && num_q_heads > 0 && num_q_heads % num_kv_heads == 0, "num_q_heads: ", num_q_heads,
                  ", expected a multiple of num_kv_heads, ", num_kv_heads, ", one at least");
-  check_argument(num_workers >= 0 && num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
-                 tile_table::kMaxWorkers, ", got ", num_workers);
+  const int32_t workers = checked_workers(num_workers);
   DecodeParams p{};
   p.seqlens = static_cast<const int32_t*>(lengths.data);
   p.plan = checked_plan(plan, lengths.size(0), lengths.device);
@@ -27,7 +26,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.num_kv_heads = to_int32(num_kv_heads, "num_kv_heads");
   p.max_tokens = to_int32(max_tokens, "max_tokens");
   p.head_dim = to_int32(head_dim, "head_dim");
-  p.workers = static_cast<int32_t>(num_workers);
+  p.workers = workers;
   set_row_blocks(p, num_q_heads / num_kv_heads);
 #ifdef LEANATTN_WITH_CUDA
   if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(p, lengths.device.index);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "copy.cuh"
+#include "reduction.cuh"
 #include "tile_ring.cuh"
 #include "worker_share.cuh"
 
@@ -58,7 +59,7 @@ __device__ __forceinline__ void load_first_query(const DecodeParams& params, con
   if (ring.smem.first_rows.count == 0) return;
   Traits::Loader::load_query(params, ring, ring.smem.first_rows, 0);
   wait_for_copies();
-  ptx::named_barrier_sync<Traits::kComputeThreads>(1 + Traits::kHeads);
+  compute_barrier<Traits>();
 }
 
 template <typename Traits>

@@ -79,7 +79,7 @@ class FakeSupervisor:
 
 
 def run_decode(monkeypatch: pytest.MonkeyPatch, path: Path, *arguments: str) -> tuple[int, Any]:
-    monkeypatch.setattr(decode, "Supervisor", FakeSupervisor)
+    monkeypatch.setattr("benchmarks.run.Supervisor", FakeSupervisor)
     code = decode.main([*arguments, "--json", str(path), "--commit", "abc"])
     return code, json.loads(path.read_text())
 

@@ -218,7 +218,7 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(base_worker, "ReadLimit", FakeReadLimit)
     monkeypatch.setattr(worker, "DEVICE", "cpu")
     monkeypatch.setattr(worker, "time_on_gpu", fake_times)
-    monkeypatch.setattr(command, "Supervisor", InProcess)
+    monkeypatch.setattr("benchmarks.run.Supervisor", InProcess)
     for name in OUR_NAMES:
         set_bind(monkeypatch, name, bind)
     set_bind(monkeypatch, "fa3", partial(bind, slowness=1.25))
