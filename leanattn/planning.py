@@ -102,7 +102,7 @@ def plan_schedule(
     device: torch.device,
     workers: int = ALL_WORKERS,
 ) -> Schedule:
-    """The schedule that a decode call of these shapes follows on ``device``.
+    """The schedule that the teams of a decode call of these shapes follow on ``device``.
 
     Args:
         cache_seqlens: KV tokens of each sequence, on the host.
@@ -127,9 +127,9 @@ def plan_schedule(
     blocks, _ = schedule.row_blocks(group)
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),
-        items_per_seq=num_kv_heads // tiling.heads * blocks,
+        items_per_seq=num_kv_heads // tiling.heads * blocks // tiling.team_size,
         tile_tokens=tiling.tile_tokens,
         max_tokens=max_tokens,
-        workers=workers,
+        workers=workers // tiling.team_size,
         item_cost=tiling.item_cost,
     )

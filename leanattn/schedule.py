@@ -122,8 +122,14 @@ class Schedule:
         return self._native.piece_tiles
 
     @property
+    def whole_items(self) -> bool:
+        """No item is cut: the cuts of the line are moved to the nearest borders of items."""
+        return self._native.whole_items
+
+    @property
     def shares(self) -> Shares:
-        """Equal shares of the line, to one unit; ``piece_tiles`` says if they are used."""
+        """Equal shares of the line, to one unit, of some or all workers: of a short line with few items, not
+        all have one. ``piece_tiles`` and ``whole_items`` say if the line is cut otherwise."""
         return self._native.shares
 
     def worker_tiles(self) -> list[int]:
@@ -155,6 +161,9 @@ class Tiling(NamedTuple):
     """KV tokens of a lean tile."""
     item_cost: int
     """Units of an item besides its tiles."""
+    team_size: int
+    """Workers that have the same tokens, each of its own item: a :class:`Schedule` is about such teams, and
+    about every ``team_size``-th item."""
 
 
 def tiling(

@@ -147,7 +147,7 @@ class PlanContract:
     def test_torch_compile_and_fakes(self, device: torch.device) -> None:
         inputs = make_inputs(RAGGED, device=device)
         # With all workers there can be, nothing of a plan stays unwritten, and opcheck can compare it.
-        heads = {"num_q_heads": 8, "num_kv_heads": 2, "head_dim": 64, "num_workers": 1024}
+        heads = {"num_q_heads": 8, "num_kv_heads": 1, "head_dim": 64, "num_workers": 1024}
         shapes = {"max_tokens": inputs.k_cache.shape[1], **heads}
         torch.library.opcheck(ops.plan.default, (inputs.cache_seqlens,), shapes)
         torch.library.opcheck(ops.plan_out.default, (inputs.cache_seqlens, plan_of(inputs)), shapes)

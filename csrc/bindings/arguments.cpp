@@ -224,18 +224,19 @@ void check_line_fits(const DecodeParams& p) {
   const int32_t longest = std::numeric_limits<int32_t>::max() - p.tile_tokens;
   check_argument(p.max_tokens <= longest, "k_cache: max_tokens ", p.max_tokens, ", expected at most ", longest);
   const double item_units = double(p.max_tokens) / p.tile_tokens + 1 + p.item_cost;
-  const double units = double(p.batch) * p.num_kv_heads * p.row_blocks * item_units;
+  const double units = double(p.batch) * p.items_per_team * item_units;
   check_argument(units < double(std::numeric_limits<int32_t>::max()),
                  "k_cache: batch x num_kv_heads x max_tokens make ", units, " lean tiles, 2^31 or more");
 }
 
 void apply_fixed_splits(DecodeParams& p) {
   if (p.debug.fixed_splits == 0) return;
-  const int64_t pieces = int64_t{p.batch} * p.line().items_per_seq * p.debug.fixed_splits;
+  const int64_t teams = int64_t{p.batch} * p.items_per_team * p.debug.fixed_splits, pieces = teams * p.team_size;
   // Whole items take no ticket.
-  const int64_t most = p.debug.fixed_splits == 1 ? std::numeric_limits<int32_t>::max() : tile_table::kMaxWorkers;
+  const int64_t most = p.debug.fixed_splits == 1 ? tile_table::kMaxTeams : tile_table::kMaxWorkers;
   check_argument(pieces <= most, "fixed_splits: ", p.debug.fixed_splits, " make ", pieces,
                  " pieces of items, expected at most ", most);
+  p.teams = static_cast<int32_t>(teams);
   p.workers = static_cast<int32_t>(pieces);
   p.plan = nullptr;  // of the lean decomposition
 }

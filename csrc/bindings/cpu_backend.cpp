@@ -20,8 +20,7 @@ int32_t default_workers() {
 }
 
 void set_schedule(DecodeParams& params) {
-  if (params.workers == 0) params.workers = default_workers();
-  apply(tile_table::cpu_tiling(), params);
+  apply(tile_table::cpu_tiling(), params.workers > 0 ? params.workers : default_workers(), params);
 }
 
 }  // namespace

@@ -36,6 +36,7 @@ class CheckedShares {
     shares_ = Shares::of(total_units, workers);
   }
 
+  int32_t workers() const { return workers_; }
   int32_t begin(int32_t worker) const {
     check_range("worker", worker, 0, workers_);
     return shares_.begin(worker);
@@ -72,13 +73,14 @@ class Schedule {
     check_range("workers", workers, 1, tile_table::kMaxWorkers);
     check_range("item_cost", item_cost, 0, kLargestItemCost);
     check_total_units();
-    cuts_ = planned ? cuts_of(line(), workers) : Cuts{Shares::of(total_units(), workers), {}};
+    cuts_ = planned ? cuts_of(line(), workers) : Cuts::of_line(line(), workers);
   }
 
   int32_t total_tiles() const { return leanattn::total_tiles(line()); }
   int32_t total_units() const { return leanattn::total_units(line()); }
   int32_t piece_tiles() const { return cuts_.pieces.tiles; }
-  CheckedShares shares() const { return {total_units(), workers_}; }
+  bool whole_items() const { return cuts_.whole.units > 0; }
+  CheckedShares shares() const { return {total_units(), cuts_.shares.workers}; }
 
   // Rows as leanattn.schedule.Span lists them.
   py::list worker_spans(int32_t worker) const {
@@ -121,7 +123,7 @@ class Schedule {
   void append_spans(int32_t worker, py::list& rows) const {
     for (SpanCursor c = cursor(worker); !c.done(); c.next()) {
       const Span s = c.span();
-      const CutItem cut = cuts_.cut_item(worker, s);
+      const CutItem cut = s.whole_item() ? CutItem{worker, 1} : cuts_.cut_item(worker, s);
       const py::object slot = s.whole_item() ? py::object(py::none()) : py::int_(partial_slot(worker, s));
       rows.append(py::make_tuple(worker, s.seq, s.item, s.tile_begin, s.tile_end, s.item_tiles, s.item_line, slot,
                                  cut.first_worker, cut.partials));
@@ -150,13 +152,14 @@ bool is_cuda(const std::string& device_type) {
   return device_type == "cuda";
 }
 
-// (heads of an item, tile_tokens, item_cost)
-std::tuple<int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch, int32_t max_tokens,
-                                             int32_t num_kv_heads, int32_t group, int32_t head_dim, int32_t workers) {
+// (heads of an item, tile_tokens, item_cost, team_size)
+std::tuple<int32_t, int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch, int32_t max_tokens,
+                                                      int32_t num_kv_heads, int32_t group, int32_t head_dim,
+                                                      int32_t workers) {
   const auto tiling = is_cuda(device_type)
                           ? tile_table::cuda_tiling({batch, max_tokens, num_kv_heads, group, head_dim}, workers)
                           : tile_table::cpu_tiling();
-  return {tiling.heads, tiling.tile_tokens, tiling.item_cost};
+  return {tiling.heads, tiling.tile_tokens, tiling.item_cost, tiling.team_size};
 }
 
 std::pair<int32_t, int32_t> row_blocks(int32_t group) {
@@ -193,6 +196,7 @@ PYBIND11_MODULE(_schedule, m) {
 
   py::class_<CheckedShares>(m, "Shares")
       .def(py::init<int32_t, int32_t>(), py::arg("total_units"), py::arg("workers"))
+      .def_property_readonly("workers", &CheckedShares::workers)
       .def("begin", &CheckedShares::begin, py::arg("worker"))
       .def("size", &CheckedShares::size, py::arg("worker"))
       .def("worker_of", &CheckedShares::worker_of, py::arg("unit"));
@@ -204,6 +208,7 @@ PYBIND11_MODULE(_schedule, m) {
       .def_property_readonly("total_tiles", &Schedule::total_tiles)
       .def_property_readonly("total_units", &Schedule::total_units)
       .def_property_readonly("piece_tiles", &Schedule::piece_tiles)
+      .def_property_readonly("whole_items", &Schedule::whole_items)
       .def_property_readonly("shares", &Schedule::shares)
       .def("worker_spans", &Schedule::worker_spans, py::arg("worker"))
       .def("spans", &Schedule::spans)

@@ -7,7 +7,7 @@ namespace leanattn {
 
 int64_t workspace_elements(const DecodeParams& p) {
   if (p.debug.fixed_splits == 1) return 0;  // whole items leave no partials
-  return partial_slots(p.workers) * p.partial_floats();
+  return int64_t{partial_slots(p.workers)} * p.partial_floats;
 }
 
 float* checked_workspace(const torch::stable::Tensor& workspace, const DecodeParams& p, Device device) {

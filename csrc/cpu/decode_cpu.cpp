@@ -40,8 +40,8 @@ WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
   const TileLine line = p.line();
   const Plan plan{p.plan};
   if (p.debug.fixed_splits > 0) return {{}, FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker)};
-  if (plan.serves(line, p.workers)) return {plan.header().cuts, plan.share(worker).on(plan.on_its_lengths(line))};
-  const Cuts cuts{Shares::of(total_units(line), p.workers), {}};
+  if (plan.serves(line, p.teams)) return {plan.header().cuts, plan.share(worker).on(plan.on_its_lengths(line))};
+  const Cuts cuts = Cuts::of_line(line, p.teams);
   return {cuts, worker_spans(line, cuts, worker)};
 }
 
@@ -50,9 +50,9 @@ WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
 void make_plan(const DecodeParams& p) {
   const TileLine line = p.line();
   const Plan plan{p.plan};
-  const Cuts cuts = cuts_of(line, p.workers);
-  plan.header() = PlanHeader::of(line, p.workers, cuts);
-  for (int32_t worker = 0; worker < p.workers; ++worker) {
+  const Cuts cuts = cuts_of(line, p.teams);
+  plan.header() = PlanHeader::of(line, p.teams, cuts);
+  for (int32_t worker = 0; worker < p.teams; ++worker) {
     plan.share(worker) = PlannedShare::of(worker_spans(line, cuts, worker));
   }
   std::copy_n(line.seqlens, line.batch, plan.lengths());

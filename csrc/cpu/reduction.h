@@ -9,7 +9,7 @@
 namespace leanattn::cpu {
 
 inline SoftmaxRows partial(const DecodeParams& p, int32_t slot) {
-  float* memory = p.workspace.partials + slot * p.partial_floats();
+  float* memory = p.workspace.partials + int64_t{slot} * p.partial_floats;
   return {memory, memory + int64_t{p.block_rows} * p.head_dim};
 }
 

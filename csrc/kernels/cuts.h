@@ -1,23 +1,42 @@
-// Where items are cut: on the line of tiles (schedule.h), or into even pieces.
+// Where items are cut: on the line of tiles (schedule.h), into even pieces, or not at all.
 //
 // The line gives every worker the same, to a tile. But its cuts fall anywhere, so some workers end one item and begin
 // another, and write two partials. Where there is a worker for each piece of about a share's length, of all items, that
-// costs more than the tile or two which the line saves:
+// costs more than the tile or two which the line saves. And where whole items can be given to the workers almost as
+// evenly, nothing is cut:
 //
 //   line      [A A A A|A A A A|A A B B|B B B B|B B B B]     6 partials, the third worker has two
 //   pieces    [A A A A A|A A A A A|B B B B B|B B B B B]     4 partials, and a worker with nothing to do
+//   whole     [A A B B|C C D D|E E F F]
 //
-// To find that out takes a worker longer than it saves, so only plans (plan.h) look for pieces.
+// To find that out takes a worker longer than it saves, so only plans (plan.h) look for anything but the line.
 #pragma once
 
 #include "schedule.h"
 
 namespace leanattn {
 
+// Up to so many tiles of an item for each partial that is merged at once, more take less time than a second level of
+// merging.
+constexpr int32_t kFewTiles = 3 * MergeGroups::kMaxAtOnce;
+
+// What a worker may have more than an equal share, in units, where that saves all cuts: they cost a call some 3 us, and
+// the last workers, when the others are done, read a tile in half a microsecond.
+constexpr int32_t kWholeSlack = 6;
+
+// The cut of the line. Not among all workers, if that would cut short items into more partials than are merged at once;
+// how long items are is known on average. Where an item costs nothing besides its tiles, partials don't either.
+LEANATTN_HOST_DEVICE Shares shares_of(const TileLine& line, int32_t total_units, int32_t workers) {
+  const int32_t items = line.batch * line.items_per_seq;
+  const int32_t most = items < workers ? MergeGroups::kMaxAtOnce * items : workers;  // no overflow
+  const bool fewer = line.item_cost > 0 && items > 0 && most < workers && total_units <= kFewTiles * items;
+  return Shares::of(total_units, fewer ? most : workers);
+}
+
 // Every item in pieces of equal length, a worker a piece, in the order of the line; with workers left over, some have
 // nothing to do.
 struct Pieces {
-  int32_t tiles = 0;  // of a piece at most; 0: the line is cut instead
+  int32_t tiles = 0;  // of a piece at most; 0: none
 
   LEANATTN_HOST_DEVICE int32_t count(int32_t item_tiles) const { return ceil_div(item_tiles, tiles); }
 
@@ -34,7 +53,7 @@ struct Pieces {
 
   // --- which length? The first of these for which there are workers enough ------------------------------
 
-  static constexpr int32_t kCandidates = 3;
+  static constexpr int32_t kCandidates = 4;
 
   // Each item is a piece at least. And where an item costs nothing besides its tiles, another piece doesn't either.
   LEANATTN_HOST_DEVICE static bool possible(const TileLine& line, int32_t workers) {
@@ -43,20 +62,76 @@ struct Pieces {
   // `tiles` of all items; `longest` of one.
   LEANATTN_HOST_DEVICE static Pieces candidate(int32_t number, int32_t tiles, int32_t longest, int32_t workers) {
     int32_t least = ceil_div(tiles, workers);
-    // Up to three tiles take less time than a second level of merging.
-    if (longest <= 3 * MergeGroups::kMaxAtOnce && least < ceil_div(longest, MergeGroups::kMaxAtOnce)) {
+    if (longest <= kFewTiles && least < ceil_div(longest, MergeGroups::kMaxAtOnce)) {
       least = ceil_div(longest, MergeGroups::kMaxAtOnce);
     }
     // A cut that is saved takes about as long as one to three tiles.
     const int32_t most = least + (least < 24 ? 1 : (least < 36 ? 2 : 3));
+    if (number == 3) return {longest <= least + kWholeSlack ? longest : most};  // no cut at all
     return {number == 0 ? least : (number == 1 ? least + 1 : most)};
+  }
+};
+
+// The line cut at every `units`-th place, each cut moved to the nearest border of items.
+struct WholeItems {
+  int32_t units = 0;  // 0: the line is cut otherwise
+
+  // Where an item of `item_units`, from `begin` on, has a cut at place `at`.
+  LEANATTN_HOST_DEVICE static int32_t nearest_border(int32_t at, int32_t begin, int32_t item_units) {
+    return 2 * (at - begin) < item_units ? begin : begin + item_units;
+  }
+
+  // How far cuts are moved to the left (negative) and to the right. A worker then has up to `right - left` units more.
+  struct Moves {
+    int32_t left = 0, right = 0;
+
+    // With those of the items of sequence `seq`, which begin at place `begin` of the line.
+    LEANATTN_HOST_DEVICE void add(const TileLine& line, const WholeItems& whole, int32_t seq, int32_t begin) {
+      const int32_t item_units = line.item_units(seq);
+      for (int32_t item = 0; item < line.items_per_seq && item_units > 0; ++item, begin += item_units) {
+        const int32_t cut = (begin / whole.units + 1) * whole.units;
+        if (cut >= begin + item_units) continue;
+        const int32_t move = nearest_border(cut, begin, item_units) - cut;
+        left = move < left ? move : left;
+        right = move > right ? move : right;
+      }
+    }
+  };
+
+  // --- how many units? The first of these with which nobody has much more than an equal share ----------
+
+  static constexpr int32_t kCandidates = 2;
+
+  // Items longer than a share must be cut.
+  LEANATTN_HOST_DEVICE static bool possible(const TileLine& line, int32_t total_units, int32_t longest_units,
+                                            int32_t workers) {
+    return line.item_cost > 0 && total_units > 0 && longest_units <= ceil_div(total_units, workers);
+  }
+  // An equal share; or so many of the longest items, which for a uniform batch is where the borders are.
+  LEANATTN_HOST_DEVICE static WholeItems candidate(int32_t number, int32_t total_units, int32_t longest_units,
+                                                   int32_t workers) {
+    const int32_t share = ceil_div(total_units, workers);
+    return {number == 0 ? share : ceil_div(share, longest_units) * longest_units};
+  }
+  LEANATTN_HOST_DEVICE bool even(const Moves& moves, int32_t total_units, int32_t workers) const {
+    return units + moves.right - moves.left <= ceil_div(total_units, workers) + kWholeSlack;
+  }
+  // Where the share of a worker begins, before it is moved.
+  LEANATTN_HOST_DEVICE int32_t cut(int32_t worker, int32_t total_units) const {
+    return worker < ceil_div(total_units, units) ? worker * units : total_units;
   }
 };
 
 // What a worker needs to know to tell how an item is cut.
 struct Cuts {
-  Shares shares;  // of the line
-  Pieces pieces;
+  Shares shares;     // of the line, unless
+  Pieces pieces;     // there are any, or
+  WholeItems whole;  // nothing is cut
+
+  LEANATTN_HOST_DEVICE static Cuts of_line(const Shares& shares) { return {shares, {}, {}}; }
+  static Cuts of_line(const TileLine& line, int32_t workers) {
+    return of_line(shares_of(line, total_units(line), workers));
+  }
 
   LEANATTN_HOST_DEVICE CutItem cut_item(int32_t worker, const Span& span) const {
     return pieces.tiles > 0 ? pieces.cut_item(worker, span) : CutItem::of(shares, span);
@@ -65,31 +140,55 @@ struct Cuts {
 
 // The cuts of a plan, by one thread; by a warp: plan.cu.
 inline Cuts cuts_of(const TileLine& line, int32_t workers) {
-  const Cuts line_cuts{Shares::of(total_units(line), workers), {}};
-  const int32_t tiles = total_tiles(line);
-  if (tiles == 0 || !Pieces::possible(line, workers)) return line_cuts;
+  Cuts cuts = Cuts::of_line(line, workers);
+  const int32_t tiles = total_tiles(line), units = total_units(line);
   int32_t longest = 0;
-  for (int32_t seq = 0; seq < line.batch; ++seq) {
-    if (line.item_tiles(seq) > longest) longest = line.item_tiles(seq);
-  }
-  for (int32_t number = 0; number < Pieces::kCandidates; ++number) {
-    const Pieces pieces = Pieces::candidate(number, tiles, longest, workers);
+  for (int32_t seq = 0; seq < line.batch; ++seq)
+    longest = line.item_tiles(seq) > longest ? line.item_tiles(seq) : longest;
+  for (int32_t i = 0; i < Pieces::kCandidates && tiles > 0 && Pieces::possible(line, workers); ++i) {
+    cuts.pieces = Pieces::candidate(i, tiles, longest, workers);
     int64_t count = 0;
-    for (int32_t seq = 0; seq < line.batch; ++seq) count += pieces.count(line.item_tiles(seq));
-    if (count * line.items_per_seq <= workers) return {line_cuts.shares, pieces};
+    for (int32_t seq = 0; seq < line.batch; ++seq) count += cuts.pieces.count(line.item_tiles(seq));
+    if (count * line.items_per_seq <= workers) return cuts;
   }
-  return line_cuts;
+  cuts.pieces = {};
+  const int32_t longest_units = longest + line.item_cost;
+  for (int32_t i = 0; i < WholeItems::kCandidates && WholeItems::possible(line, units, longest_units, workers); ++i) {
+    cuts.whole = WholeItems::candidate(i, units, longest_units, workers);
+    WholeItems::Moves moves;
+    for (int32_t seq = 0, begin = 0; seq < line.batch; begin += line.seq_units(seq++)) {
+      moves.add(line, cuts.whole, seq, begin);
+    }
+    if (cuts.whole.even(moves, units, workers)) return cuts;
+  }
+  cuts.whole = {};
+  return cuts;
+}
+
+// The border of items that is nearest to place `at` of the line; by one thread.
+inline int32_t whole_item_cut(const TileLine& line, int32_t at) {
+  int32_t seq = 0, begin = 0;
+  while (seq < line.batch && at >= begin + line.seq_units(seq)) begin += line.seq_units(seq++);
+  if (seq == line.batch) return at;  // the end of the line
+  const int32_t item_units = line.item_units(seq);
+  return WholeItems::nearest_border(at, at - (at - begin) % item_units, item_units);
 }
 
 // The spans of a worker, by one thread that walks the batch from its start.
 inline SpanCursor worker_spans(const TileLine& line, const Cuts& cuts, int32_t worker) {
-  if (cuts.pieces.tiles == 0) return worker_spans(line, cuts.shares, worker);
-  for (int32_t seq = 0, first = 0; seq < line.batch; ++seq) {
-    const int32_t pieces = cuts.pieces.count(line.item_tiles(seq)) * line.items_per_seq;
-    if (worker < first + pieces) return cuts.pieces.worker_spans(line, seq, worker - first);
-    first += pieces;
+  if (cuts.pieces.tiles > 0) {
+    for (int32_t seq = 0, first = 0; seq < line.batch; ++seq) {
+      const int32_t pieces = cuts.pieces.count(line.item_tiles(seq)) * line.items_per_seq;
+      if (worker < first + pieces) return cuts.pieces.worker_spans(line, seq, worker - first);
+      first += pieces;
+    }
+    return SpanCursor::at(line, 0, 0, 0, 0);
   }
-  return SpanCursor::at(line, 0, 0, 0, 0);
+  if (cuts.whole.units > 0) {
+    const auto cut = [&](int32_t i) { return whole_item_cut(line, cuts.whole.cut(i, total_units(line))); };
+    return worker_spans(line, cut(worker), cut(worker + 1));
+  }
+  return worker_spans(line, cuts.shares.begin(worker), cuts.shares.begin(worker + 1));
 }
 
 }  // namespace leanattn

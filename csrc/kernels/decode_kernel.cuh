@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   __syncthreads();
   // A line of the parameters' constant memory costs some hundred cycles when it is first read: not after the wait.
   ptx::touch(params.batch);
-  ptx::touch(params.workers);
+  ptx::touch(params.teams);
   ptx::touch(int32_t(params.k_strides.token));
   ptx::touch(int32_t(params.q_strides.head));
 
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     ptx::grid_dependency_wait();
     ptx::grid_launch_dependents();
     if (params.promised()) load_first_query<Traits>(params, ring);
-    write_empty_outputs<Traits>(params, blockIdx.x);
+    write_empty_outputs<Traits>(params, worker_here(params));
     consume_tiles<Traits>(params, ring);
   }
 }

@@ -51,7 +51,7 @@ cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = params.workers;
+  config.gridDim = dim3(params.team_size, params.teams);
   config.blockDim = Traits::kThreads;
   config.dynamicSmemBytes = Traits::shared_memory_bytes(stages);
   config.stream = stream;

@@ -25,7 +25,7 @@ class CpAsyncLoader {
 
   // Stage 3: partials, `floats` of each, into shared memory, a warp a partial.
   static constexpr int kStagingArrivals = Traits::kComputeThreads;
-  __device__ __forceinline__ static void stage_partials(const PartialList& list, int32_t floats,
+  __device__ __forceinline__ static void stage_partials(const PartialList<Traits>& list, int32_t floats,
                                                         const Staging& staging) {
     const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
     for (int32_t n = warp; n < list.count; n += Traits::kWarps) {

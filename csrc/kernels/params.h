@@ -19,7 +19,7 @@ struct RowStrides {
 
 // Scratch memory of stage 3. Its owner guarantees that no other call in flight uses it.
 struct Workspace {
-  float* partials;    // [partial_slots(workers), partial_floats()]: of a partial, un-normalised O, m (log2 units) and l
+  float* partials;    // [partial_slots(workers), partial_floats]: of a partial, un-normalised O, m (log2 units) and l
   uint32_t* tickets;  // [workers], all zero before a call; every call leaves them zero
 };
 // Floats of a row of a partial beside head_dim of O: m, l, and two that keep rows at multiples of 16 bytes.
@@ -55,7 +55,11 @@ struct DecodeParams {
   int32_t max_tokens;
   int32_t tile_tokens;
   int32_t item_cost;  // schedule.h
-  int32_t workers;    // CTAs or threads
+  // Workers, CTAs or threads, are teams x team_size. A team is what schedule.h calls a worker: its members have the
+  // same tokens of neighbouring items, team_size of them (tile_table.h).
+  int32_t workers, teams, team_size;
+  int32_t items_per_team;  // of a sequence: its items / team_size
+  int32_t partial_floats;  // heads x block_rows x (head_dim + kPartialRowExtra)
   // The caller's promise, or -1 for none: whatever in the stream may still run when the call begins writes at most the
   // last fresh_tokens tokens of each sequence, and neither lengths, nor plan, nor any other token.
   int32_t fresh_tokens;
@@ -64,15 +68,13 @@ struct DecodeParams {
   Workspace workspace;
   DebugOptions debug;
 
-  LEANATTN_HOST_DEVICE int64_t partial_floats() const {
-    return int64_t{heads} * block_rows * (head_dim + kPartialRowExtra);
-  }
   LEANATTN_HOST_DEVICE bool promised() const { return fresh_tokens >= 0; }
-  LEANATTN_HOST_DEVICE CutItem cut_item(const Cuts& cuts, int32_t worker, const Span& span) const {
-    return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(worker, span) : cuts.cut_item(worker, span);
+  LEANATTN_HOST_DEVICE CutItem cut_item(const Cuts& cuts, int32_t team, const Span& span) const {
+    return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(team, span) : cuts.cut_item(team, span);
   }
+  // The line of the items that the first members of all teams have.
   LEANATTN_HOST_DEVICE TileLine line() const {
-    return {seqlens, batch, num_kv_heads / heads * row_blocks, tile_tokens, max_tokens, item_cost};
+    return {seqlens, batch, items_per_team, tile_tokens, max_tokens, item_cost};
   }
 };
 

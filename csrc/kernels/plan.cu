@@ -37,6 +37,37 @@ __device__ __forceinline__ Pieces find_pieces(const TileLine& line, int32_t work
   return found;
 }
 
+// As whole_item_cut() of cuts.h.
+__device__ __forceinline__ int32_t whole_item_cut(const LineOfWarp& warp_line, int32_t at) {
+  if (at == warp_line.total_units) return at;
+  const SequencePlace place = warp_line.find(at);
+  const int32_t item_units = warp_line.line.item_units(place.seq);
+  return WholeItems::nearest_border(at, at - place.offset % item_units, item_units);
+}
+
+// Whole items, if that is nearly as even; else WholeItems{}. As cuts_of() does it.
+__device__ __forceinline__ WholeItems find_whole_items(const LineOfWarp& warp_line, int32_t workers) {
+  const TileLine& line = warp_line.line;
+  int32_t longest = 0;
+#pragma unroll 2
+  for (int32_t seq = warp_line.run.begin; seq < warp_line.run.end; ++seq) longest = max(longest, line.item_units(seq));
+  longest = __reduce_max_sync(~0u, longest);
+  if (!WholeItems::possible(line, warp_line.total_units, longest, workers)) return {};
+#pragma unroll 1
+  for (int i = 0; i < WholeItems::kCandidates; ++i) {
+    const auto whole = WholeItems::candidate(i, warp_line.total_units, longest, workers);
+    WholeItems::Moves moves;
+    int32_t at = warp_line.run_end - warp_line.run_units;
+#pragma unroll 1
+    for (int32_t seq = warp_line.run.begin; seq < warp_line.run.end; at += line.seq_units(seq++)) {
+      moves.add(line, whole, seq, at);
+    }
+    moves = {__reduce_min_sync(~0u, moves.left), __reduce_max_sync(~0u, moves.right)};
+    if (whole.even(moves, warp_line.total_units, workers)) return whole;
+  }
+  return {};
+}
+
 // As locate_worker_share(), of pieces.
 __device__ __forceinline__ WorkerShare locate_piece(const TileLine& line, const Pieces& pieces, const LaneRun& run,
                                                     int32_t worker) {
@@ -45,10 +76,21 @@ __device__ __forceinline__ WorkerShare locate_piece(const TileLine& line, const 
 #pragma unroll 1
   for (int32_t seq = run.begin; seq < run.end; ++seq) run_pieces += pieces_of(seq);
   const int32_t run_end = sum_of_lanes_so_far(run_pieces);
-  const Cuts cuts{{}, pieces};
+  const Cuts cuts{{}, pieces, {}};
   if (worker >= __shfl_sync(~0u, run_end, 31)) return {cuts, SpanCursor::at(line, 0, 0, 0, 0)};
   const auto place = SequencePlace::find(run, run_pieces, run_end, worker, pieces_of);
   return {cuts, pieces.worker_spans(line, place.seq, place.offset)};
+}
+
+// The cuts of the line, or of whole items where that is as good.
+__device__ __forceinline__ WorkerShare locate_on_line(const TileLine& line, int32_t workers, int32_t worker) {
+  const auto warp_line = LineOfWarp::of(line);
+  Cuts cuts = Cuts::of_line(warp_line.shares(workers));
+  cuts.whole = find_whole_items(warp_line, workers);
+  if (cuts.whole.units == 0) return {cuts, warp_line.spans(cuts.shares.begin(worker), cuts.shares.size(worker))};
+  const int32_t begin = whole_item_cut(warp_line, cuts.whole.cut(worker, warp_line.total_units));
+  const int32_t end = whole_item_cut(warp_line, cuts.whole.cut(worker + 1, warp_line.total_units));
+  return {cuts, warp_line.spans(begin, end - begin)};
 }
 
 __global__ void plan_kernel(const __grid_constant__ TileLine line, const int32_t workers, int32_t* memory) {
@@ -58,7 +100,7 @@ __global__ void plan_kernel(const __grid_constant__ TileLine line, const int32_t
     const LaneRun run = LaneRun::of(line);
     const Pieces pieces = find_pieces(line, workers, run);
     const WorkerShare share =
-        pieces.tiles > 0 ? locate_piece(line, pieces, run, worker) : locate_worker_share(line, workers, worker);
+        pieces.tiles > 0 ? locate_piece(line, pieces, run, worker) : locate_on_line(line, workers, worker);
     if (thread % 32 == 0) plan.share(worker) = PlannedShare::of(share.spans);
     if (thread == 0) plan.header() = PlanHeader::of(line, workers, share.cuts);
   }
@@ -68,7 +110,7 @@ __global__ void plan_kernel(const __grid_constant__ TileLine line, const int32_t
 }  // namespace
 
 cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream) {
-  plan_kernel<<<ceil_div(params.workers, kWarps), 32 * kWarps, 0, stream>>>(params.line(), params.workers, params.plan);
+  plan_kernel<<<ceil_div(params.teams, kWarps), 32 * kWarps, 0, stream>>>(params.line(), params.teams, params.plan);
   return cudaGetLastError();
 }
 

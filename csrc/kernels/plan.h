@@ -14,7 +14,7 @@ namespace leanattn {
 struct alignas(16) PlanHeader {
   int32_t batch, items_per_seq, tile_tokens, item_cost, max_tokens, workers;
   Cuts cuts;
-  int32_t padding[3];
+  int32_t padding[1];
 
   LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Cuts& cuts) {
     return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, cuts, {}};
@@ -65,7 +65,7 @@ struct Plan {
 // `line`, of a call, over the lengths of its plan if it has one.
 LEANATTN_HOST_DEVICE TileLine over_planned_lengths(const DecodeParams& params, const TileLine& line) {
   const Plan plan{params.plan};
-  return plan.serves(line, params.workers) ? plan.on_its_lengths(line) : line;
+  return plan.serves(line, params.teams) ? plan.on_its_lengths(line) : line;
 }
 
 }  // namespace leanattn

@@ -67,7 +67,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
   using Loader = typename Traits::Loader;
   const bool promised = params.promised();
   if (!promised) ptx::grid_dependency_wait();
-  const WorkerShare share = worker_share(params, Traits::kTileTokens, blockIdx.x);
+  const WorkerShare share = worker_share(params, Traits::kTileTokens, team_here());
   TileCursor<Traits> tiles(share.spans);
   ItemRows rows{};
   if (!tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
@@ -126,7 +126,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     }
     // With the last tile: it would hold up the loads of the first ones.
     if (tiles.last() && Loader::writes_tasks()) {
-      ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.cuts, blockIdx.x, tiles.span, rows);
+      ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.cuts, tiles.span, rows);
     }
     if (waiting && begun > 1) {
       ++held;  // it is there, but its queries are not

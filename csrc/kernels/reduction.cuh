@@ -20,7 +20,7 @@ struct Partial {
   float* memory;
 
   __device__ __forceinline__ static Partial at(const DecodeParams& p, int32_t slot) {
-    return {p.workspace.partials + slot * p.partial_floats()};
+    return {p.workspace.partials + int64_t{slot * p.team_size + member_here()} * p.partial_floats};
   }
   __device__ __forceinline__ float4& o(int row, int column) const {
     return *reinterpret_cast<float4*>(memory + row * kRow + column);
@@ -46,13 +46,15 @@ __device__ __forceinline__ bool arrives_last(const DecodeParams& p, int32_t tick
                                              typename Traits::SharedMemory& smem) {
   compute_barrier<Traits>();  // the whole partial is written before the ticket is taken
   if (threadIdx.x == 0) {
-    smem.ticket = ptx::atomic_inc_acq_rel(p.workspace.tickets + ticket, uint32_t(count - 1));
+    smem.ticket =
+        ptx::atomic_inc_acq_rel(p.workspace.tickets + ticket * p.team_size + member_here(), uint32_t(count - 1));
   }
   compute_barrier<Traits>();
   return smem.ticket == uint32_t(count - 1);
 }
 
 // The partials of an item that are merged together, in token order. All but the first lie evenly.
+template <typename Traits>
 struct PartialList {
   float* first;       // [block_rows, Partial::kRow]
   int32_t to_second;  // from the first to the next one, in floats
@@ -62,16 +64,18 @@ struct PartialList {
   // `count` neighbours from number `begin` of the item on.
   __device__ __forceinline__ static PartialList of(const DecodeParams& p, const CutItem& cut, int32_t begin,
                                                    int32_t count) {
-    const auto floats = int32_t(p.partial_floats());
-    const int32_t slot = cut.slot(begin);
-    return {p.workspace.partials + int64_t{slot} * floats, (cut.slot(begin + 1) - slot) * floats, 2 * floats, count};
+    const int32_t slot = cut.slot(begin), floats = floats_of_slot(p);
+    return {Partial<Traits>::at(p, slot).memory, (cut.slot(begin + 1) - slot) * floats, 2 * floats, count};
   }
   // The results of all groups of an item.
   __device__ __forceinline__ static PartialList of_groups(const DecodeParams& p, const CutItem& cut,
                                                           const MergeGroups& groups) {
-    const auto floats = int32_t(p.partial_floats());
-    const int64_t slot = group_slot(p.workers, cut.first_worker, 0);
-    return {p.workspace.partials + slot * floats, floats, floats, groups.count};
+    const int32_t slot = group_slot(p.teams, cut.first_worker, 0), floats = floats_of_slot(p);
+    return {Partial<Traits>::at(p, slot).memory, floats, floats, groups.count};
+  }
+  // A slot has a partial of every member of a team.
+  __device__ __forceinline__ static int32_t floats_of_slot(const DecodeParams& p) {
+    return p.team_size * p.partial_floats;
   }
   // From the first partial to the i-th, in floats.
   __device__ __forceinline__ int32_t offset(int32_t i) const { return i == 0 ? 0 : to_second + (i - 1) * stride; }
@@ -90,7 +94,8 @@ struct MergeFactors {
   float factor[kParts];
 
   // `row`: the row in the list's first partial.
-  __device__ __forceinline__ static MergeFactors of(const PartialList& list, const float* row, int thread_of_row) {
+  __device__ __forceinline__ static MergeFactors of(const PartialList<Traits>& list, const float* row,
+                                                    int thread_of_row) {
     float2 part[kParts];
     MergeFactors result{{kNoMaximum, 0.f}, {}};
 #pragma unroll
@@ -130,8 +135,8 @@ struct MergeFactors {
 // sure are there. O is summed in token order, l in an order that depends on the number of partials alone: whoever
 // merges, and wherever from, gets the same bits. A row that the item does not have is a copy of its last one.
 template <typename Traits, typename Wait, typename Emit>
-__device__ __forceinline__ void merge_partials(const PartialList& list, const PartialList& copied, int rows,
-                                               const Wait& wait, const Emit& emit) {
+__device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const PartialList<Traits>& copied,
+                                               int rows, const Wait& wait, const Emit& emit) {
   using Factors = MergeFactors<Traits>;
   constexpr int kRowStep = Traits::kComputeThreads / Factors::kRowThreads;
   // A few rows at a time: more would take registers from the tile loop. One where that is enough for a group of four.
@@ -146,7 +151,7 @@ __device__ __forceinline__ void merge_partials(const PartialList& list, const Pa
 #pragma unroll
     for (int i = 0; i < kThreadRows; ++i) {
       row[i] = min(first_row + thread / Factors::kRowThreads + i * kRowStep, rows - 1);
-      const PartialList near = first_row == 0 ? list : copied;
+      const PartialList<Traits> near = first_row == 0 ? list : copied;
       factors[i] = Factors::of(near, near.first + row[i] * Partial<Traits>::kRow, thread_of_row);
     }
     if (first_row == 0) wait();
@@ -184,20 +189,20 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
   const CutItem& cut = task.cut;
   const MergeGroups& groups = task.groups;
   const int32_t first_of_group = task.group * groups.size;
-  const auto group_result = Partial<Traits>::at(p, group_slot(p.workers, cut.first_worker, task.group));
+  const auto group_result = Partial<Traits>::at(p, group_slot(p.teams, cut.first_worker, task.group));
 #pragma unroll 1
   for (bool top = groups.count == 1 || task.members == 1;; top = true) {
     const bool of_groups = top && groups.count > 1;
-    const PartialList list =
-        of_groups ? PartialList::of_groups(p, cut, groups) : PartialList::of(p, cut, first_of_group, task.members);
+    using List = PartialList<Traits>;
+    const List list = of_groups ? List::of_groups(p, cut, groups) : List::of(p, cut, first_of_group, task.members);
     const int32_t ticket = cut.first_worker + (of_groups ? groups.item_ticket() : first_of_group);
-    debug_delay(p.debug, blockIdx.x, 4 * task.rows.seq + 2 * of_groups);
+    debug_delay(p.debug, worker_here(p), 4 * task.rows.seq + 2 * of_groups);
     if (!arrives_last<Traits>(p, ticket, list.count, smem)) return;
-    debug_delay(p.debug, blockIdx.x, 4 * task.rows.seq + 2 * of_groups + 1);
+    debug_delay(p.debug, worker_here(p), 4 * task.rows.seq + 2 * of_groups + 1);
     const int32_t floats = task.rows.count * Partial<Traits>::kRow;
     const bool copy = list.count * floats <= staging.floats;
     if (copy) Traits::Loader::stage_partials(list, floats, staging);
-    const PartialList copied = copy ? PartialList{staging.memory, floats, floats, list.count} : list;
+    const List copied = copy ? List{staging.memory, floats, floats, list.count} : list;
     const auto wait = [&] {
       if (!copy) return;
       ptx::mbarrier_wait(staging.barrier, staging.parity);

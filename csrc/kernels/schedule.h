@@ -53,25 +53,31 @@ struct TileLine {
   LEANATTN_HOST_DEVICE int32_t tiles_of(int32_t tokens) const { return ceil_div(tokens, tile_tokens); }
   LEANATTN_HOST_DEVICE int32_t item_tiles(int32_t seq) const { return tiles_of(tokens(seq)); }
   // An empty sequence has no tile and no place on the line; write_empty_outputs (stage 4) serves it.
-  LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const {
+  LEANATTN_HOST_DEVICE int32_t item_units(int32_t seq) const {
     const int32_t tiles = item_tiles(seq);
-    return tiles == 0 ? 0 : (tiles + item_cost) * items_per_seq;
+    return tiles == 0 ? 0 : tiles + item_cost;
   }
+  LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const { return item_units(seq) * items_per_seq; }
 };
 
-// The cut of the line into equal shares: the first `longer` workers take share + 1 units, the others share.
+// The cut of the line into equal shares, of the first `workers` workers: `longer` of them take share + 1 units, the
+// others share.
 struct Shares {
   int32_t share;
   int32_t longer;
+  int32_t workers;
 
   LEANATTN_HOST_DEVICE static Shares of(int32_t total_units, int32_t workers) {
-    return {total_units / workers, total_units % workers};
+    return {total_units / workers, total_units % workers, workers};
   }
   // First unit of a worker on the line; begin(workers) is the length of the line.
   LEANATTN_HOST_DEVICE int32_t begin(int32_t worker) const {
-    return worker * share + (worker < longer ? worker : longer);
+    const int32_t sharing = worker < workers ? worker : workers;
+    return sharing * share + (sharing < longer ? sharing : longer);
   }
-  LEANATTN_HOST_DEVICE int32_t size(int32_t worker) const { return share + (worker < longer ? 1 : 0); }
+  LEANATTN_HOST_DEVICE int32_t size(int32_t worker) const {
+    return worker < workers ? share + (worker < longer ? 1 : 0) : 0;
+  }
   // The worker that has a unit of the line. The unit must exist, so share > 0 wherever the second branch divides.
   LEANATTN_HOST_DEVICE int32_t worker_of(int32_t unit) const {
     const int32_t in_longer = longer * (share + 1);
@@ -176,14 +182,14 @@ LEANATTN_HOST_DEVICE int32_t total_tiles(const TileLine& line) {
   return total;
 }
 
-// The spans of a worker, located by one thread that walks the line from its start.
-LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, const Shares& shares, int32_t worker) {
-  const int32_t begin = shares.begin(worker), units = shares.size(worker);
+// The spans of the worker that has places `begin` to `end` of the line, by one thread that walks the line from its
+// start.
+LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, int32_t begin, int32_t end) {
   int32_t seq = 0, seq_line = 0;
-  if (units > 0) {
+  if (begin < end) {
     for (int32_t n = line.seq_units(0); seq_line + n <= begin; n = line.seq_units(++seq)) seq_line += n;
   }
-  return SpanCursor::at(line, seq, begin - seq_line, begin, units);
+  return SpanCursor::at(line, seq, begin - seq_line, begin, end - begin);
 }
 
 // --- where the partials of a cut item lie (stage 3) -----------------------------------------------------

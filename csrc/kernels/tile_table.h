@@ -60,21 +60,40 @@ constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
   return few_cuts || (gained_bytes > kMergeBytes && 20 * items >= workers) ? kManyHeads : 1;
 }
 
+// CUDA: the items of a sequence lie side by side in memory too, and may be more blocks of the same KV head's rows. So
+// they are read at the same time, by a team of workers: up to 3% of the time (docs/tuning.md). Not if more than a 64th
+// of the workers would not fit into teams; a team of more than kMaxTeam gains nothing.
+constexpr int32_t kMaxTeam = 16;
+constexpr int32_t kMaxTeams = 65535;  // the second dimension of a grid
+constexpr int32_t cuda_team_size(int32_t items_per_seq, int32_t workers) {
+  for (int32_t size = kMaxTeam; size > 1; --size) {
+    if (items_per_seq % size == 0 && size <= workers && workers % size <= workers / 64) return size;
+  }
+  return 1;
+}
+
 struct Tiling {
   int32_t heads;  // of an item
   int32_t tile_tokens;
   int32_t item_cost;
+  int32_t team_size;
 };
 constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
   const int32_t heads = cuda_heads(shape, workers);
-  return {heads, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost};
+  const int32_t items = shape.num_kv_heads / heads * row_blocks(shape.group).row_blocks;
+  return {heads, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost, cuda_team_size(items, workers)};
 }
-constexpr Tiling cpu_tiling() { return {1, kCpuTileTokens, kCpuItemCost}; }
+constexpr Tiling cpu_tiling() { return {1, kCpuTileTokens, kCpuItemCost, 1}; }
 
-inline void apply(const Tiling& tiling, DecodeParams& p) {
+inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
   p.heads = tiling.heads;
   p.tile_tokens = tiling.tile_tokens;
   p.item_cost = tiling.item_cost;
+  p.team_size = tiling.team_size;
+  p.teams = workers / tiling.team_size;
+  p.workers = p.teams * tiling.team_size;
+  p.partial_floats = p.heads * p.block_rows * (p.head_dim + kPartialRowExtra);
+  p.items_per_team = p.num_kv_heads / tiling.heads * p.row_blocks / tiling.team_size;
 }
 
 }  // namespace leanattn::tile_table

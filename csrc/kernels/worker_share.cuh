@@ -60,19 +60,37 @@ struct SequencePlace {
   }
 };
 
-// All lanes of a warp call it and get the same answer.
-__device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line, int32_t workers, int32_t worker) {
-  const LaneRun run = LaneRun::of(line);
-  int32_t run_units = 0;
+// The line, as a warp sees it: all lanes call it and get the same answers.
+struct LineOfWarp {
+  TileLine line;
+  LaneRun run;
+  int32_t run_units, run_end;  // units of this lane's run, and the place where it ends
+  int32_t total_units;
+
+  __device__ __forceinline__ static LineOfWarp of(const TileLine& line) {
+    LineOfWarp result{line, LaneRun::of(line), 0, 0, 0};
 #pragma unroll 8
-  for (int32_t seq = run.begin; seq < run.end; ++seq) run_units += line.seq_units(seq);
-  const int32_t run_end = sum_of_lanes_so_far(run_units);
-  const Cuts cuts{Shares::of(__shfl_sync(~0u, run_end, 31), workers), {}};
-  const int32_t begin = cuts.shares.begin(worker), units = cuts.shares.size(worker);
-  if (units == 0) return {cuts, SpanCursor::at(line, 0, 0, 0, 0)};
-  const auto place =
-      SequencePlace::find(run, run_units, run_end, begin, [&](int32_t seq) { return line.seq_units(seq); });
-  return {cuts, SpanCursor::at(line, place.seq, place.offset, begin, units)};
+    for (int32_t seq = result.run.begin; seq < result.run.end; ++seq) result.run_units += line.seq_units(seq);
+    result.run_end = sum_of_lanes_so_far(result.run_units);
+    result.total_units = __shfl_sync(~0u, result.run_end, 31);
+    return result;
+  }
+  __device__ __forceinline__ Shares shares(int32_t workers) const { return shares_of(line, total_units, workers); }
+  // Of a place before the end of the line.
+  __device__ __forceinline__ SequencePlace find(int32_t at) const {
+    return SequencePlace::find(run, run_units, run_end, at, [&](int32_t seq) { return line.seq_units(seq); });
+  }
+  __device__ __forceinline__ SpanCursor spans(int32_t begin, int32_t units) const {
+    if (units == 0) return SpanCursor::at(line, 0, 0, 0, 0);
+    const SequencePlace place = find(begin);
+    return SpanCursor::at(line, place.seq, place.offset, begin, units);
+  }
+};
+
+__device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line, int32_t workers, int32_t worker) {
+  const auto warp_line = LineOfWarp::of(line);
+  const Shares shares = warp_line.shares(workers);
+  return {Cuts::of_line(shares), warp_line.spans(shares.begin(worker), shares.size(worker))};
 }
 
 // The share of a worker: from the plan, or found here and now.
@@ -84,9 +102,9 @@ __device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, 
     const Plan plan{params.plan};
     const PlannedShare share = plan.share(worker);  // asked for together with the header
     const PlanHeader header = plan.header();
-    if (header.fits(line, params.workers)) return {header.cuts, share.on(plan.on_its_lengths(line))};
+    if (header.fits(line, params.teams)) return {header.cuts, share.on(plan.on_its_lengths(line))};
   }
-  return locate_worker_share(line, params.workers, worker);
+  return locate_worker_share(line, params.teams, worker);
 }
 
 }  // namespace leanattn

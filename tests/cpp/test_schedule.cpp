@@ -46,7 +46,7 @@ std::vector<Span> spans_of(SpanCursor cursor) {
   return spans;
 }
 std::vector<Span> spans_of(const TileLine& line, const Shares& shares, int32_t worker) {
-  return spans_of(worker_spans(line, shares, worker));
+  return spans_of(worker_spans(line, shares.begin(worker), shares.begin(worker + 1)));
 }
 
 void check_every_tile_once(const TileLine& line, int32_t workers) {
@@ -184,7 +184,7 @@ void test_a_cache_of_no_tokens() {
   const std::vector<int32_t> seqlens = {5, 7};
   const TileLine line{seqlens.data(), 2, 3, 64, 0};
   CHECK(total_tiles(line) == 0);
-  CHECK(worker_spans(line, Shares::of(0, 4), 3).done());
+  CHECK(spans_of(line, Shares::of(0, 4), 3).empty());
 }
 
 // The longest line that the bindings let through; sums and products on the way must stay inside 32 bits.

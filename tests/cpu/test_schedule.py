@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from bisect import bisect_left
 from collections.abc import Callable
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,16 @@ def test_spans_cover_the_line_once_and_in_order(s: Schedule) -> None:
 @given(schedules())
 def test_loads_are_equal(s: Schedule) -> None:
     """Workers do the tiles that lie in their shares of the line; shares differ by one unit at most."""
-    shares = [(s.shares.begin(w), s.shares.begin(w + 1)) for w in range(s.workers)]
+    items = len(s.seqlens) * s.items_per_seq
+    few = s.item_cost > 0 and items > 0 and 24 * items < s.workers and s.total_units <= 3 * 24 * items
+    sharing = s.shares.workers
+    assert sharing == (24 * items if few else s.workers), "no more than 24 partials of a short item"
+    shares = [(s.shares.begin(w), s.shares.begin(w + 1)) for w in range(sharing)]
     assert (shares[0][0], shares[-1][1]) == (0, s.total_units)
     sizes = [end - begin for begin, end in shares]
     assert max(sizes) - min(sizes) <= 1
-    assert sizes == [s.shares.size(w) for w in range(s.workers)]
-    for span in [] if s.piece_tiles else s.spans():
+    assert sizes == [s.shares.size(w) for w in range(sharing)]
+    for span in [] if s.piece_tiles or s.whole_items else s.spans():
         begin, end = shares[span.worker]
         assert begin <= span.item_line + span.tile_begin < span.item_line + span.tile_end <= end
     tiles = s.worker_tiles()
@@ -111,6 +116,8 @@ def test_even_pieces(s: Schedule) -> None:
     if longest <= 3 * 24:  # partials that are merged at once
         least = max(least, -(-longest // 24))
     candidates = [least, least + 1, least + (1 if least < 24 else 2 if least < 36 else 3)]
+    if longest <= least + 6:  # no item is cut
+        candidates.append(longest)
     pieces = [sum(-(-tiles_of_item(s, seq) // size) for seq, _ in items) for size in candidates]
     fitting = [size for size, count in zip(candidates, pieces, strict=True) if count <= s.workers]
     assert s.piece_tiles == (fitting[0] if fitting else 0)
@@ -123,6 +130,40 @@ def test_even_pieces(s: Schedule) -> None:
             assert len(sizes) == -(-tiles_of_item(s, seq) // s.piece_tiles)
             assert len(set(sizes[:-1])) <= 1
             assert sizes[-1] <= sizes[0]
+
+
+@settings(max_examples=2500, deadline=None)
+@given(schedules())
+@example(Schedule((1024,) * 128, 1, 16, MAX_TOKENS, 66, item_cost=1, planned=True))
+@example(Schedule((100, 90, 0, 110) * 60, 2, 64, MAX_TOKENS, 66, item_cost=1, planned=True))
+@example(Schedule((1024,) * 64, 4, 64, MAX_TOKENS, 33, item_cost=1, planned=True))
+def test_whole_items(s: Schedule) -> None:
+    """Where moving the cuts to the borders of items costs little, no item is cut."""
+    items = [s.item_cost + tiles_of_item(s, seq) for seq, _ in items_of(s)]
+    share, longest = -(-s.total_units // s.workers), max(items, default=0)
+    if not s.planned or s.item_cost == 0 or not items or s.piece_tiles or longest > share:
+        assert not s.whole_items
+        return
+    borders = [0, *accumulate(items)]
+
+    def most_units(cut_every: int) -> int:
+        cuts = range(cut_every, s.total_units, cut_every)
+        # To the nearest border; from the middle of an item to its end.
+        near = [bisect_left(borders, cut) for cut in cuts]
+        moves = [
+            min((b - cut for b in borders[i - 1 : i + 1]), key=lambda move: (abs(move), -move))
+            for cut, i in zip(cuts, near, strict=True)
+        ]
+        return cut_every + max([0, *moves]) - min([0, *moves])
+
+    candidates = (share, -(-share // longest) * longest)
+    assert s.whole_items == any(most_units(units) <= share + 6 for units in candidates)
+    if s.whole_items:
+        assert s.cut_items() == []
+        loads = [0] * s.workers
+        for span in s.spans():
+            loads[span.worker] += span.item_tiles + s.item_cost
+        assert max(loads) <= share + 6
 
 
 @settings(max_examples=2500, deadline=None)
