@@ -13,7 +13,7 @@ from benchmarks.shapes import Shape
 @dataclass
 class Case:
     shape: Shape
-    q: Tensor  # [batch, query heads, head_dim]
+    q: Tensor  # shape.q_shape
     seqlens: Tensor  # [batch] int32
     k: list[Tensor]  # per copy [batch, max_tokens, kv heads, head_dim]
     v: list[Tensor]  # as k
@@ -26,7 +26,7 @@ class Case:
         copies = copies_for(shape.kv_bytes(dtype.itemsize))
         case = Case(
             shape,
-            torch.randn(shape.batch, heads.query, heads.dim, dtype=dtype, device=device),
+            torch.randn(shape.q_shape, dtype=dtype, device=device),
             torch.tensor(shape.lengths, dtype=torch.int32, device=device),
             [torch.empty(cache, dtype=dtype, device=device) for _ in range(copies)],
             [torch.empty(cache, dtype=dtype, device=device) for _ in range(copies)],
@@ -44,16 +44,24 @@ class Case:
 
 
 def reference(case: Case) -> Tensor:
-    """Attention over the first copy of the cache, in float64. Returns [batch, query heads, head_dim]."""
-    heads = case.shape.heads
+    """Attention over the first copy of the cache, in float64: each query sees its own token and those before.
+
+    Returns the shape of case.q.
+    """
+    heads, q_len = case.shape.heads, case.shape.q_len
+    # [query, newest key]: which of the newest tokens come after that of the query
+    later = torch.ones(q_len, q_len, dtype=torch.bool, device=case.q.device).triu(1)
     rows = []
     for b, tokens in enumerate(case.shape.lengths):
-        q = case.q[b].double().view(heads.kv, -1, heads.dim)  # [kv heads, group, head_dim]
+        q = case.q[b].double().view(q_len, heads.kv, -1, heads.dim)
+        q = q.transpose(0, 1).flatten(1, 2)  # [kv heads, q_len x group, head_dim]
         k = case.k[0][b, :tokens].double().permute(1, 2, 0)  # [kv heads, head_dim, tokens]
-        weights = torch.softmax(q @ k / math.sqrt(heads.dim), dim=-1)
+        scores = q @ k / math.sqrt(heads.dim)
         del k  # 8.6 GB at the largest shape
+        scores.unflatten(1, (q_len, -1))[..., -q_len:].masked_fill_(later[:, None], -math.inf)
         v = case.v[0][b, :tokens].double().transpose(0, 1)  # [kv heads, tokens, head_dim]
-        rows.append((weights @ v).view(heads.query, heads.dim))
+        out = torch.softmax(scores, dim=-1) @ v  # [kv heads, q_len x group, head_dim]
+        rows.append(out.unflatten(1, (q_len, -1)).transpose(0, 1).reshape(case.q.shape[1:]))
     return torch.stack(rows)
 
 

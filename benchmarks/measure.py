@@ -54,7 +54,7 @@ class ShapeBench:
         self.tolerance = tolerance
         self.time_calls = time_calls
         self.steps = steps
-        self.expected = reference(case)  # [batch, query heads, head_dim] float64
+        self.expected = reference(case)  # as case.q, float64
         self.timing_failed = False  # a capture may be left half done
 
     def measure(self, implementation: Implementation) -> Result:

@@ -62,9 +62,10 @@ def describe(dtype: str) -> dict[str, Any]:
     """The method, for the record."""
     return {
         "calls": "back to back in one CUDA graph, rotating over copies of the cache; time per call",
-        IN_MODEL: "the same, before each call a kernel that writes Q and the last token of every sequence; "
-        "time of both",
-        "layout": "K and V [batch, max_tokens, kv_heads, head_dim], contiguous; one query token a sequence",
+        IN_MODEL: "the same, before each call a kernel that writes Q and the newest q_len tokens of every "
+        "sequence; time of both",
+        "layout": "K and V [batch, max_tokens, kv_heads, head_dim], contiguous; one query token a sequence, "
+        "or q_len of a shape, under a causal mask",
         "inputs": "standard normal; NaN beyond the lengths of ragged batches",
         "reference": "float64; every implementation is compared with it before and after timing",
         "dtype": dtype,

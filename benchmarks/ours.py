@@ -35,15 +35,15 @@ def calls_with_out(case: Case, decode: Callable[[Tensor, Tensor, Tensor], object
     return [partial(call, k, v, torch.full_like(case.q, math.nan)) for k, v in caches]
 
 
-def bind_leanattn(case: Case, planned: bool = False, fresh_tokens: int | None = None) -> list[Call]:
+def bind_leanattn(case: Case, planned: bool = False, promised: bool = False) -> list[Call]:
     import torch
 
     leanattn = import_first("leanattn")
     options: dict[str, Any] = {}
     if planned:  # once per step in a model, for all layers, so it is not part of a call
         options["plan"] = leanattn.plan(case.q, case.k[0], case.seqlens)
-    if fresh_tokens is not None:
-        options["fresh_tokens"] = fresh_tokens
+    if promised:  # what the step kernel keeps
+        options["fresh_tokens"] = case.shape.q_len
     decode = partial(torch.ops.leanattn.decode_out, **options)
     return calls_with_out(case, lambda k, v, out: decode(case.q, k, v, case.seqlens, out))
 
@@ -80,28 +80,30 @@ def workspace_floats(case: Case, splits: int) -> int:
     schedule, sizes, items = tiling_of(case)
     if splits == 1:
         return 0  # whole items leave no partials
-    heads = case.shape.heads
-    _, block_rows = schedule.row_blocks(heads.query // heads.kv)
     # A row of a partial: head_dim of O, m, l, and two floats of padding.
-    partial_floats = sizes.heads * block_rows * (heads.dim + 4)
+    partial_floats = sizes.heads * sizes.block_rows * (case.shape.heads.dim + 4)
     return int(schedule.partial_slots(items * splits) * partial_floats)
 
 
 def tiling_of(case: Case) -> tuple[Any, Any, int]:
     """leanattn.schedule, its tiling of the case, and the items of the batch."""
     schedule = import_first("leanattn.schedule")
-    heads, group = case.shape.heads, case.shape.heads.query // case.shape.heads.kv
+    heads = case.shape.heads
     sizes = schedule.tiling(
         case.q.device.type,
         batch=case.shape.batch,
         max_tokens=case.shape.max_tokens,
         num_kv_heads=heads.kv,
-        group=group,
+        rows=query_rows(case),
         head_dim=heads.dim,
         workers=sms_of(case),
     )
-    blocks, _ = schedule.row_blocks(group)
-    return schedule, sizes, case.shape.batch * (heads.kv // sizes.heads) * blocks
+    return schedule, sizes, case.shape.batch * (heads.kv // sizes.heads) * sizes.row_blocks
+
+
+def query_rows(case: Case) -> int:
+    """Of a KV head."""
+    return case.shape.q_len * (case.shape.heads.query // case.shape.heads.kv)
 
 
 def sms_of(case: Case) -> int:

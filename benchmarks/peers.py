@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.fa3_peers import bind_fa3
-from benchmarks.flashinfer_peers import FLASHINFER_PEERS
+from benchmarks.flashinfer_peers import FLASHINFER_PEERS, ONE_QUERY_TOKEN
 from benchmarks.ours import (
     bind_fixed_split,
     bind_leanattn,
@@ -47,12 +47,15 @@ class Implementation:
     what: str
     bind: Callable[[Case], list[Call]]
     ragged: bool = True  # serves sequences of different lengths
+    one_query_token: str | None = None  # why it serves no more of a sequence; None: it serves several
     kind: Literal["ours", "decomposition", "peer"] = "peer"  # decomposition: another one in our kernel
     details: Callable[[Case], dict[str, Any]] | None = None  # on a case, for the record
 
     def unsupported(self, shape: Shape) -> str | None:
         """Why it can't run `shape`, None if it can."""
-        return "uniform lengths only" if shape.ragged and not self.ragged else None
+        if shape.ragged and not self.ragged:
+            return "uniform lengths only"
+        return self.one_query_token if shape.q_len > 1 else None
 
 
 IMPLEMENTATIONS = {
@@ -64,8 +67,9 @@ IMPLEMENTATIONS = {
         ),
         Implementation(
             PROMISE,
-            "plan and fresh_tokens=1: the kernel ahead writes no more of a sequence than its last token",
-            partial(bind_leanattn, planned=True, fresh_tokens=1),
+            "plan and fresh_tokens=q_len: the kernel ahead writes no more of a sequence than its last q_len "
+            "tokens",
+            partial(bind_leanattn, planned=True, promised=True),
             kind="ours",
         ),
         Implementation(
@@ -86,6 +90,7 @@ IMPLEMENTATIONS = {
             "torch scaled_dot_product_attention, cuDNN backend",
             partial(bind_sdpa, backend_name="CUDNN_ATTENTION"),
             ragged=False,
+            one_query_token="a causal mask aligned to the top left only",
         ),
         Implementation(
             "sdpa_flash",
@@ -103,7 +108,10 @@ IMPLEMENTATIONS = {
             "FlashAttention-3 with num_splits=1: one CTA reads the whole context of a KV head",
             partial(bind_fa3, num_splits=1),
         ),
-        *(Implementation(name, what, bind) for name, (what, bind) in FLASHINFER_PEERS.items()),
+        *(
+            Implementation(name, what, bind, one_query_token=ONE_QUERY_TOKEN.get(name))
+            for name, (what, bind) in FLASHINFER_PEERS.items()
+        ),
     )
 }
 

@@ -24,6 +24,7 @@ def shape_record(shape: Shape, dtype: str) -> ShapeRecord:
         "query_heads": shape.heads.query,
         "kv_heads": shape.heads.kv,
         "head_dim": shape.heads.dim,
+        "q_len": shape.q_len,
         "lengths": list(shape.lengths) if shape.ragged else shape.max_tokens,
         "kv_bytes": kv_bytes,
         "copies": method.copies_for(kv_bytes),

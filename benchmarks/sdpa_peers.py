@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 def bind_sdpa(case: Case, backend_name: str) -> list[Call]:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.bias import causal_lower_right
 
     backend = getattr(SDPBackend, backend_name)
     attention = torch.nn.functional.scaled_dot_product_attention
-    q = case.q.unsqueeze(2)  # [batch, query heads, 1, head_dim]
+    shape, heads = case.shape, case.shape.heads
+    q = case.q.view(shape.batch, shape.q_len, heads.query, heads.dim).transpose(1, 2)
+    mask = causal_lower_right(shape.q_len, shape.max_tokens) if shape.q_len > 1 else None
 
     def call(k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(backend):
-            return attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
+            out = attention(q, k, v, attn_mask=mask, enable_gqa=heads.query != heads.kv)
+        return out.transpose(1, 2)  # [batch, q_len, query heads, head_dim]
 
     # [batch, kv heads, tokens, head_dim], a view of the same memory
     return [partial(call, k.transpose(1, 2), v.transpose(1, 2)) for k, v in zip(case.k, case.v, strict=True)]

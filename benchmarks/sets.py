@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.shapes import SHAPES, Shape, ragged
 from leanattn.lengths import decode_batch
 
@@ -31,10 +33,11 @@ def trace_shapes(trace: str | None) -> list[Shape]:
 
 
 def uniform_twin(shape: Shape) -> Shape:
-    """As many sequences of the same heads and, up to rounding, as many tokens, all of one length."""
+    """As many sequences of the same heads and queries, and up to rounding as many tokens, of one length."""
     tokens = round(sum(shape.lengths) / shape.batch)
     name = f"{shape.name} as uniform"
-    return Shape("twins", name, shape.heads, (tokens,) * shape.batch, shape.quick, twin_of=shape.name)
+    lengths = (tokens,) * shape.batch
+    return replace(shape, set_name="twins", name=name, lengths=lengths, twin_of=shape.name)
 
 
 def all_shapes(trace: str | None = None) -> list[Shape]:

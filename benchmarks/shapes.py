@@ -1,7 +1,7 @@
 """The shapes that are measured, as data. Lengths in tokens; 1k = 1024 tokens."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 K = 1024
 
@@ -26,7 +26,7 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """One batch of decode: every sequence has one query token and `lengths[i]` tokens in the cache."""
+    """One batch of decode: every sequence has q_len query tokens and `lengths[i]` tokens in the cache."""
 
     set_name: str
     name: str
@@ -34,6 +34,7 @@ class Shape:
     lengths: tuple[int, ...]  # [batch]
     quick: bool = False  # measured with --quick too
     twin_of: str | None = None  # the ragged shape that this is a uniform twin of
+    q_len: int = 1  # the query tokens are the newest in the cache, so no length is less
 
     @property
     def batch(self) -> int:
@@ -46,6 +47,12 @@ class Shape:
     @property
     def ragged(self) -> bool:
         return len(set(self.lengths)) > 1
+
+    @property
+    def q_shape(self) -> tuple[int, ...]:
+        """[batch, query heads, head_dim], with several query tokens [batch, q_len, query heads, head_dim]."""
+        tokens = (self.q_len,) if self.q_len > 1 else ()
+        return (self.batch, *tokens, self.heads.query, self.heads.dim)
 
     def kv_bytes(self, element_bytes: int) -> int:
         """Bytes of K and V that a call has to read."""
@@ -63,6 +70,11 @@ def uniform(set_name: str, heads: str, batch: int, tokens: int, quick: bool = Fa
 
 def ragged(set_name: str, heads: str, what: str, lengths: tuple[int, ...], quick: bool = False) -> Shape:
     return Shape(set_name, f"{heads} {what}", HEADS[heads], lengths, quick)
+
+
+def speculative(shape: Shape, q_len: int) -> Shape:
+    """`shape` in a step that checks q_len - 1 drafted tokens."""
+    return replace(shape, name=f"{shape.name} q{q_len}", q_len=q_len)
 
 
 # 32 draws of exp(N(ln 4096, 1.2)), clamped to 16..131072.
@@ -121,4 +133,7 @@ SHAPES = (
     # With those of `uniform`, all powers of two from 1k to 256k.
     *(uniform("context", "llama8b", 1, tokens * K, quick=tokens == 8) for tokens in (2, 8, 32, 256)),
     *(uniform("context", "70b/tp8", 1, tokens * K) for tokens in (1, 2, 4, 8, 16, 32, 128, 256)),
+    *(speculative(uniform("spec", "llama8b", 4, 16 * K, quick=q_len == 4), q_len) for q_len in (2, 4, 8)),
+    speculative(uniform("spec", "70b/tp8", 3, 8 * K), 5),
+    speculative(ragged("spec", "llama8b", "lognormal B32", LOGNORMAL), 4),
 )

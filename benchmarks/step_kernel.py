@@ -1,4 +1,4 @@
-"""The small kernel between two decode calls of a model: it writes Q and each sequence's newest token."""
+"""The small kernel between two decode calls of a model: it writes Q and each sequence's newest tokens."""
 
 import ctypes
 import math
@@ -16,15 +16,17 @@ SOURCE = Path(__file__).with_name("step_kernel.cu")
 WORD_BYTES = 16
 
 
-def last_tokens(case: Case, cache: Tensor) -> Tensor:
-    """[batch, kv heads, head_dim], a copy."""
-    return cache[torch.arange(case.shape.batch, device=cache.device), case.seqlens.long() - 1]
+def newest_tokens(case: Case, cache: Tensor) -> Tensor:
+    """[batch, q_len, kv heads, head_dim], a copy: those of the queries."""
+    sequences = torch.arange(case.shape.batch, device=cache.device)[:, None]
+    from_end = torch.arange(-case.shape.q_len, 0, device=cache.device)
+    return cache[sequences, case.seqlens.long()[:, None] + from_end]
 
 
 class StepKernel:
     def __init__(self, folder: Path) -> None:
         self.launch = load(SOURCE, folder).step_launch
-        self.launch.argtypes = [*[ctypes.c_void_p] * 7, *[ctypes.c_int] * 4, ctypes.c_void_p]
+        self.launch.argtypes = [*[ctypes.c_void_p] * 7, *[ctypes.c_int] * 5, ctypes.c_void_p]
         self.launch.restype = ctypes.c_int
 
     def bind(self, case: Case) -> list[Call]:
@@ -33,14 +35,14 @@ class StepKernel:
         What it writes is what is there already; for that, the newest tokens become the same in all copies. So
         the output keeps its reference, and what is written comes from L2, as from the kernel before.
         """
-        sources = case.q.clone(), last_tokens(case, case.k[0]), last_tokens(case, case.v[0])
+        sources = case.q.clone(), newest_tokens(case, case.k[0]), newest_tokens(case, case.v[0])
         steps: list[Call] = [
             partial(self._write, case, *sources, k, v) for k, v in zip(case.k, case.v, strict=True)
         ]
         for step, k, v in zip(steps, case.k, case.v, strict=True):
             case.q.fill_(math.nan)
             step()
-            written = case.q, last_tokens(case, k), last_tokens(case, v)
+            written = case.q, newest_tokens(case, k), newest_tokens(case, v)
             if not all(map(torch.equal, written, sources)):
                 raise RuntimeError("step_kernel did not write Q, K and V")
         return steps
@@ -48,12 +50,12 @@ class StepKernel:
     def _write(
         self, case: Case, q_source: Tensor, k_source: Tensor, v_source: Tensor, k: Tensor, v: Tensor
     ) -> Tensor:
-        heads = case.shape.heads
+        shape, heads = case.shape, case.shape.heads
         token_words = heads.kv * heads.dim * k.element_size() // WORD_BYTES
         pointers = (x.data_ptr() for x in (q_source, case.q, k_source, k, v_source, v, case.seqlens))
         error = self.launch(
             *pointers,
-            *(case.shape.batch, case.shape.max_tokens, case.q.nbytes // WORD_BYTES, token_words),
+            *(shape.batch, shape.max_tokens, shape.q_len, case.q.nbytes // WORD_BYTES, token_words),
             torch.cuda.current_stream().cuda_stream,
         )
         if error != 0:

@@ -32,7 +32,7 @@ def check_fit(
         raise _no_tensor(q=q, k_cache=k_cache, v_cache=v_cache, cache_seqlens=cache_seqlens)
     dtype, device, shape, cache_shape = q.dtype, q.device, q.shape, k_cache.shape
     if len(shape) not in (3, 4):
-        expected = "[batch, num_q_heads, head_dim] or [batch, 1, num_q_heads, head_dim]"
+        expected = "[batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]"
         raise ValueError(f"q: shape {list(shape)}, expected {expected}")
     batch, num_q_heads, head_dim = shape[0], shape[-2], shape[-1]
 
@@ -76,6 +76,7 @@ def check_call(
     cache_seqlens: Tensor,
     out: Tensor | None,
     softmax_scale: float | None,
+    causal: bool,
     fresh_tokens: int | None,
     plan: Tensor | None,
 ) -> None:
@@ -84,14 +85,14 @@ def check_call(
     check_can_run(q)
     check_grad(q, k_cache, v_cache, out)
     check_scale(softmax_scale)
+    check_causal(causal)
     check_promise(fresh_tokens)
     check_plan(plan, q.device)
 
 
 def check_can_run(q: Tensor) -> None:
     """Can the backend do such a call? Only for tensors that fit each other."""
-    shape = q.shape
-    found = refusals(q.device, q.dtype, shape[-1], 1 if len(shape) == 3 else shape[1])
+    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q))
     if found:
         raise found[0].error(found[0].message)
 
@@ -104,6 +105,12 @@ def check_grad(q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor | None) 
                 raise _needs_grad(q=q, k_cache=k_cache, v_cache=v_cache, out=out)
 
 
+def q_len_of(q: Tensor) -> int:
+    """Query tokens of a sequence, of a ``q`` of three or four dimensions."""
+    shape = q.shape
+    return 1 if len(shape) == 3 else shape[1]
+
+
 def lse_shape(q: Tensor) -> tuple[int, ...]:
     """[batch, num_q_heads], with the q_len of a ``q`` of four dimensions last."""
     shape = q.shape
@@ -113,6 +120,12 @@ def lse_shape(q: Tensor) -> tuple[int, ...]:
 def check_scale(softmax_scale: float | None) -> None:
     if softmax_scale is not None and not isinstance(softmax_scale, (float, int)):
         raise TypeError(f"softmax_scale: {type(softmax_scale).__name__}, expected float or None")
+
+
+def check_causal(causal: bool) -> None:
+    """Every call that sets it needs this check: an op takes a number, or None, for a bool."""
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal: {type(causal).__name__}, expected bool")
 
 
 def check_promise(fresh_tokens: int | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_call, check_grad, lse_shape
+from leanattn.checks import check_call, check_causal, check_grad, lse_shape
 from leanattn.planning import ALL_WORKERS, num_workers
 
 # The overloads themselves: looking one up again costs about a microsecond a call.
@@ -25,6 +25,7 @@ def decode(
     cache_seqlens: Tensor,
     *,
     softmax_scale: float | None = None,
+    causal: bool = True,
     out: Tensor | None = None,
     return_lse: Literal[False] = False,
     sm_margin: int = 0,
@@ -41,6 +42,7 @@ def decode(
     cache_seqlens: Tensor,
     *,
     softmax_scale: float | None = None,
+    causal: bool = True,
     out: Tensor | None = None,
     return_lse: Literal[True],
     sm_margin: int = 0,
@@ -56,35 +58,45 @@ def decode(
     cache_seqlens: Tensor,
     *,
     softmax_scale: float | None = None,
+    causal: bool = True,
     out: Tensor | None = None,
     return_lse: bool = False,
     sm_margin: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Exact attention of one new token per sequence against a KV cache of ragged lengths.
+    """Exact attention of one or several new tokens per sequence against a KV cache of ragged lengths.
 
-    For every sequence ``b`` and query head ``h``, with ``n = cache_seqlens[b]`` and ``g = h // group``, where
-    ``group = num_q_heads // num_kv_heads``::
+    For every sequence ``b``, query token ``i`` of ``q_len`` and query head ``h``, with
+    ``n = cache_seqlens[b]`` and ``g = h // group``, where ``group = num_q_heads // num_kv_heads``::
 
-        p = softmax(softmax_scale * k_cache[b, :n, g] @ q[b, h])        # [n]
-        out[b, h] = p @ v_cache[b, :n, g]                               # [head_dim]
+        s = n - q_len + 1 + i if causal else n                          # tokens that it sees
+        p = softmax(softmax_scale * k_cache[b, :s, g] @ q[b, i, h])     # [s]
+        out[b, i, h] = p @ v_cache[b, :s, g]                            # [head_dim]
+
+    So the queries are those of the last ``q_len`` tokens in the cache, and each sees its own token and all
+    before it. A ``q`` of three dimensions is one query token a sequence, which sees all n tokens.
 
     The whole batch is cut into equal shares, one for each SM or thread, whatever the lengths are, and what
     was cut is put together by re-scaling the softmax (LeanAttention, arXiv 2405.10480), in one kernel launch.
 
     Args:
-        q: queries [batch, num_q_heads, head_dim] or [batch, 1, num_q_heads, head_dim]; float16 or bfloat16,
-            on the CPU also float32. head_dim 64 or 128, on the CPU any multiple of 8 up to 256.
+        q: queries [batch, num_q_heads, head_dim], or [batch, q_len, num_q_heads, head_dim] with q_len 1 to
+            16; float16 or bfloat16, on the CPU also float32. head_dim 64 or 128, on the CPU any multiple of 8
+            up to 256. Strides under the rule for those of ``k_cache``.
         k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``. num_q_heads must
             be a multiple of num_kv_heads: 1 is MQA, num_q_heads is MHA. Any strides that are multiples of 16
             bytes, 0 included, as long as head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens,
             head_dim] is passed as ``cache.transpose(1, 2)``, uncopied.
         v_cache: values, like ``k_cache``.
         cache_seqlens: [batch] int32, contiguous, on the device of ``q``: tokens of each sequence that the
-            call reads, from the start of its cache, the newest included. A length below 0 counts as 0, one
-            above max_tokens as max_tokens. What the caches hold beyond it does not matter, NaN included.
+            call reads, from the start of its cache, the newest included: all ``q_len`` that the queries are
+            of. A length below 0 counts as 0, one above max_tokens as max_tokens. What the caches hold beyond
+            it does not matter, NaN included.
         softmax_scale: factor of the scores, any finite number; ``head_dim ** -0.5`` if None.
+        causal: whether a query token sees none of the tokens after its own (the mask is aligned to the last
+            query and the last token; NaN or an infinity among those after it may reach its output all the
+            same); False: all see all n tokens. With one query token both are the same.
         out: where to write the result; shape, dtype and device of ``q``, and its strides under the rule
             above.
         return_lse: also return the logarithm of the softmax's denominator, with which
@@ -94,24 +106,25 @@ def decode(
             (compute capability 9.0 and up), a call begins while the kernel ahead of it in the stream still
             finishes. Then ``fresh_tokens=n`` says: what may still run writes of the caches at most the last n
             tokens of each sequence, and neither ``cache_seqlens`` nor ``plan``. So a kernel that appends the
-            new token directly ahead of the call is covered by 1; what writes the lengths or the plan must not
-            stand directly ahead. (A kernel ahead that lets its successor start before it has waited itself
-            brings in those ahead of it; and under torch.compile, what is ahead is the compiler's choice.) All
-            other tokens are read at once; ``q`` and the n tokens are waited for. A broken promise about
-            tokens gives wrong results of this call; one about lengths or plan is undefined: memory errors,
-            a hang, wrong results later.
-        plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``sm_margin``
-            (on a CPU: number of threads) included. The call then follows the lengths in the plan; its result
-            is the same up to rounding, since the plan may cut elsewhere. A plan of other shapes is not used,
-            and the call is as without one.
+            new tokens of a step directly ahead of the call is covered by their number, in most cases
+            ``q_len``; what writes the lengths or the plan must not stand directly ahead. (A kernel ahead that
+            lets its successor start before it has waited itself brings in those ahead of it; and under
+            torch.compile, what is ahead is the compiler's choice.) All other tokens are read at once; ``q``
+            and the n tokens are waited for. A broken promise about tokens gives wrong results of this call;
+            one about lengths or plan is undefined: memory errors, a hang, wrong results later.
+        plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``q_len`` and
+            ``sm_margin`` (on a CPU: number of threads) included. The call then follows the lengths in the
+            plan; its result is the same up to rounding, since the plan may cut elsewhere. A plan of other
+            shapes is not used, and the call is as without one.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
-        [batch, num_q_heads], or [batch, num_q_heads, 1] for a ``q`` of four dimensions. A sequence of length
-        0 gives out 0 and lse -inf.
+        [batch, num_q_heads], or [batch, num_q_heads, q_len] for a ``q`` of four dimensions. A query that sees
+        no token gives out 0 and lse -inf: any of a sequence of length 0, and with ``causal`` the first
+        ``q_len - n`` of a sequence of n.
 
     Raises:
-        TypeError: a dtype, or something that is no tensor or number.
+        TypeError: a dtype, or something that is no tensor, number or bool.
         ValueError: a shape, stride, alignment or device; ``softmax_scale`` not finite; ``sm_margin`` too
             large; ``fresh_tokens`` negative; a ``plan`` for another batch size.
         NotImplementedError: a head_dim, q_len or device that is not supported (see
@@ -131,19 +144,21 @@ def decode(
     # The ops check all that they need themselves, faster; the checks here know the right type of each error.
     # A call that is being compiled has no memory to look at yet, so it gets the checks first.
     if torch.compiler.is_compiling():
-        check_call(*arguments, out, softmax_scale, fresh_tokens, plan)
+        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan)
     else:
         check_grad(q, k_cache, v_cache, out)
     try:
-        if softmax_scale is None and out is None and not return_lse and sm_margin == 0:
+        if causal is True and softmax_scale is None and out is None and not return_lse and sm_margin == 0:
             plain: Tensor = _decode(q, k_cache, v_cache, cache_seqlens, fresh_tokens=fresh_tokens, plan=plan)
             return plain
+        check_causal(causal)
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
             result: Tensor | tuple[Tensor, Tensor] = op(
                 *arguments,
                 softmax_scale=softmax_scale,
+                causal=causal,
                 num_workers=workers,
                 fresh_tokens=fresh_tokens,
                 plan=plan,
@@ -155,11 +170,12 @@ def decode(
             out,
             lse=lse,
             softmax_scale=softmax_scale,
+            causal=causal,
             num_workers=workers,
             fresh_tokens=fresh_tokens,
             plan=plan,
         )
     except Exception:
-        check_call(*arguments, out, softmax_scale, fresh_tokens, plan)
+        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan)
         raise
     return out if lse is None else (out, lse)

@@ -17,6 +17,7 @@ def _(
     cache_seqlens: Tensor,
     *,
     softmax_scale: float | None = None,
+    causal: bool = True,
     num_workers: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
@@ -34,6 +35,7 @@ def _(
     cache_seqlens: Tensor,
     *,
     softmax_scale: float | None = None,
+    causal: bool = True,
     num_workers: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
@@ -53,6 +55,7 @@ def _(
     *,
     lse: Tensor | None = None,
     softmax_scale: float | None = None,
+    causal: bool = True,
     num_workers: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
@@ -72,6 +75,7 @@ def _(
     workspace: Tensor,
     *,
     softmax_scale: float | None = None,
+    causal: bool = True,
     num_workers: int = 0,
     delay_seed: int = 0,
     max_stages: int = 0,
@@ -91,6 +95,7 @@ def _(
     num_q_heads: int,
     num_kv_heads: int,
     head_dim: int,
+    q_len: int = 1,
     num_workers: int = 0,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
@@ -109,6 +114,7 @@ def _(
     num_q_heads: int,
     num_kv_heads: int,
     head_dim: int,
+    q_len: int = 1,
     num_workers: int = 0,
 ) -> None:
     return None

@@ -29,6 +29,7 @@ class BackendReport(TypedDict):
     """Why it does not work; empty if it does."""
     dtypes: list[str]
     head_dims: list[int]
+    q_lens: list[int]
 
 
 class Report(TypedDict):
@@ -66,6 +67,7 @@ def report() -> Report:
                 "reasons": reasons[name],
                 "dtypes": [str(dtype).removeprefix("torch.") for dtype in backend.dtypes],
                 "head_dims": list(backend.head_dims),
+                "q_lens": list(backend.q_lens),
             }
             for name, backend in BACKENDS.items()
         },
@@ -132,7 +134,8 @@ def as_text() -> str:
         lines += [f"          not used: {problem}" for problem in gpu["problems"]]
     lines += ["", "Works here:"]
     lines += [
-        f"  {name:8}{', '.join(backend['dtypes'])}; head_dim {_listed(BACKENDS[name].head_dims)}"
+        f"  {name:8}{', '.join(backend['dtypes'])}; head_dim {_listed(BACKENDS[name].head_dims)}; "
+        f"q_len {_listed(BACKENDS[name].q_lens)}"
         for name, backend in facts["backends"].items()
         if backend["works"]
     ]
@@ -144,5 +147,6 @@ def as_text() -> str:
 
 def _listed(numbers: Sequence[int]) -> str:
     if isinstance(numbers, range):
-        return f"{numbers[0]} to {numbers[-1]} in steps of {numbers.step}"
+        steps = f" in steps of {numbers.step}" if numbers.step > 1 else ""
+        return f"{numbers[0]} to {numbers[-1]}{steps}"
     return " and ".join(map(str, numbers))

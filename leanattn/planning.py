@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_plan_arguments
+from leanattn.checks import check_plan_arguments, q_len_of
 
 if TYPE_CHECKING:
     from leanattn.schedule import Schedule
@@ -65,7 +65,7 @@ def plan(
     later calls fail. And a call with ``fresh_tokens`` must not stand directly behind what writes its plan.
 
     Args:
-        q, k_cache: as in the calls; only their shapes count.
+        q, k_cache: as in the calls; only their shapes count, q_len among them.
         cache_seqlens: [batch] int32, contiguous, on the device of the calls.
         out: where to write the plan: one that this function made for as many sequences.
         sm_margin: as in the calls.
@@ -83,6 +83,7 @@ def plan(
         "num_q_heads": q.shape[-2],
         "num_kv_heads": k_cache.shape[2],
         "head_dim": q.shape[-1],
+        "q_len": q_len_of(q),
         "num_workers": ALL_WORKERS if sm_margin == 0 else num_workers(cache_seqlens.device, sm_margin),
     }
     if out is None:
@@ -100,6 +101,7 @@ def plan_schedule(
     head_dim: int,
     max_tokens: int,
     device: torch.device,
+    q_len: int = 1,
     workers: int = ALL_WORKERS,
 ) -> Schedule:
     """The schedule that the teams of a decode call of these shapes follow on ``device``.
@@ -108,26 +110,26 @@ def plan_schedule(
         cache_seqlens: KV tokens of each sequence, on the host.
         num_q_heads, num_kv_heads, head_dim, max_tokens: as in the shapes of ``q`` and ``k_cache``.
         device: ``cpu`` or ``cuda``.
+        q_len: query tokens of each sequence.
         workers: CTAs or threads; :data:`ALL_WORKERS` for those that the call would take.
     """
     # decode itself does without the schedule on the host, so it must not need the module at import.
     from leanattn import schedule
 
-    group = num_q_heads // num_kv_heads
+    rows = num_q_heads // num_kv_heads * q_len
     workers = workers or num_workers(device)
     tiling = schedule.tiling(
         device.type,
         batch=len(cache_seqlens),
         max_tokens=max_tokens,
         num_kv_heads=num_kv_heads,
-        group=group,
+        rows=rows,
         head_dim=head_dim,
         workers=workers,
     )
-    blocks, _ = schedule.row_blocks(group)
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),
-        items_per_seq=num_kv_heads // tiling.heads * blocks // tiling.team_size,
+        items_per_seq=num_kv_heads // tiling.heads * tiling.row_blocks // tiling.team_size,
         tile_tokens=tiling.tile_tokens,
         max_tokens=max_tokens,
         workers=workers // tiling.team_size,

@@ -13,6 +13,7 @@ def decode_reference(
     cache_seqlens: Tensor,
     *,
     softmax_scale: float | None = None,
+    causal: bool = True,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """The attention that :func:`leanattn.decode` computes, by its definition and with plain torch operations.
@@ -21,27 +22,36 @@ def decode_reference(
     computation with every step rounded to that dtype; :func:`leanattn.decode` is held to at most twice it.
 
     Args:
-        q, k_cache, v_cache, cache_seqlens, softmax_scale: as for :func:`leanattn.decode`.
+        q, k_cache, v_cache, cache_seqlens, softmax_scale, causal: as for :func:`leanattn.decode`.
         dtype: of every step, and of the result.
 
     Returns:
         ``(out, lse)`` in ``dtype``, in the shapes that :func:`leanattn.decode` returns.
     """
-    heads = q if q.dim() == 3 else q[:, 0]  # [batch, num_q_heads, head_dim]
-    batch, num_q_heads, head_dim = heads.shape
+    queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
+    batch, q_len, num_q_heads, head_dim = queries.shape
     max_tokens, num_kv_heads = k_cache.shape[1:3]
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
-    out = torch.zeros(batch, num_q_heads, head_dim, dtype=dtype, device=q.device)
-    lse = torch.full((batch, num_q_heads), -torch.inf, dtype=dtype, device=q.device)
+    out = torch.zeros(queries.shape, dtype=dtype, device=q.device)
+    lse = torch.full((batch, num_q_heads, q_len), -torch.inf, dtype=dtype, device=q.device)
 
     for seq, length in enumerate(cache_seqlens.tolist()):
         tokens = min(max(length, 0), max_tokens)
         if tokens == 0:
             continue
-        rows = heads[seq].to(dtype).reshape(num_kv_heads, -1, head_dim)  # [num_kv_heads, group, head_dim]
         k = k_cache[seq, :tokens].to(dtype).transpose(0, 1)  # [num_kv_heads, tokens, head_dim]
         v = v_cache[seq, :tokens].to(dtype).transpose(0, 1)
-        scores = rows @ k.transpose(1, 2) * scale  # [num_kv_heads, group, tokens]
-        out[seq] = (torch.softmax(scores, dim=-1) @ v).flatten(0, 1)
-        lse[seq] = torch.logsumexp(scores, dim=-1).flatten()
-    return (out, lse) if q.dim() == 3 else (out[:, None], lse[:, :, None])
+        rows = queries[seq].to(dtype).transpose(0, 1)  # [num_q_heads, q_len, head_dim]
+        rows = rows.reshape(num_kv_heads, -1, head_dim)  # [num_kv_heads, group * q_len, head_dim]
+        scores = (rows @ k.transpose(1, 2) * scale).view(num_q_heads, q_len, tokens)
+        if causal:
+            own = torch.arange(tokens - q_len, tokens, device=q.device)  # the token of each query
+            unseen = torch.arange(tokens, device=q.device) > own[:, None]  # [q_len, tokens]
+            scores = scores.masked_fill(unseen, -torch.inf)
+        lse[seq] = torch.logsumexp(scores, dim=-1)
+        weights = torch.softmax(scores, dim=-1)
+        if causal:  # a query that sees no token: softmax makes 0 / 0 of it
+            weights = weights.masked_fill(unseen.all(dim=1)[:, None], 0.0)
+        values = weights.view(num_kv_heads, -1, tokens) @ v  # [num_kv_heads, group * q_len, head_dim]
+        out[seq] = values.view(num_q_heads, q_len, head_dim).transpose(0, 1)
+    return (out, lse) if q.dim() == 4 else (out[:, 0], lse[:, :, 0])

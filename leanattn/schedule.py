@@ -157,6 +157,10 @@ class Tiling(NamedTuple):
 
     heads: int
     """KV heads of an item: several, which are read together, where that is faster."""
+    row_blocks: int
+    """Items that the query rows of a KV head make."""
+    block_rows: int
+    """Query rows of a KV head in an item at most."""
     tile_tokens: int
     """KV tokens of a lean tile."""
     item_cost: int
@@ -172,7 +176,7 @@ def tiling(
     batch: int,
     max_tokens: int,
     num_kv_heads: int,
-    group: int,
+    rows: int,
     head_dim: int,
     workers: int,
 ) -> Tiling:
@@ -180,15 +184,10 @@ def tiling(
 
     Args:
         batch, max_tokens, num_kv_heads, head_dim: as in the shape of ``k_cache``.
-        group: query heads of a KV head.
+        rows: query rows of a KV head: query heads that share it x query tokens of a sequence.
         workers: CTAs or threads.
     """
-    return Tiling(*_schedule.tiling(device_type, batch, max_tokens, num_kv_heads, group, head_dim, workers))
-
-
-def row_blocks(group: int) -> tuple[int, int]:
-    """(items per KV head, query rows of each) for ``group`` query heads that share a KV head."""
-    return _schedule.row_blocks(group)
+    return Tiling(*_schedule.tiling(device_type, batch, max_tokens, num_kv_heads, rows, head_dim, workers))
 
 
 def partial_slots(workers: int) -> int:

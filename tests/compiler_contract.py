@@ -8,8 +8,10 @@ import pytest
 import torch
 from decode_cases import check_against_reference, make_inputs
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import leanattn
+from leanattn.checks import lse_shape
 
 ops = torch.ops.leanattn
 
@@ -19,18 +21,22 @@ OPTIONS = {"softmax_scale": 0.2, "fresh_tokens": 1}
 class CompilerContract:
     """A subclass says on which device: it defines the fixture ``device``."""
 
-    @pytest.mark.parametrize("q_dims", [3, 4])
+    @pytest.mark.parametrize("q_len", [None, 1, 3])
     @pytest.mark.parametrize("op", [ops.decode.default, ops.decode_lse.default])
-    def test_opcheck(self, device: torch.device, op: torch._ops.OpOverload, q_dims: int) -> None:
-        q, *rest = make_inputs((70, 0, 9), device=device).tensors()
-        torch.library.opcheck(op, (q if q_dims == 3 else q[:, None], *rest), OPTIONS)
+    def test_opcheck(self, device: torch.device, op: torch._ops.OpOverload, q_len: int | None) -> None:
+        tensors = make_inputs((70, 0, 9), device=device, q_len=q_len).tensors()
+        for causal in (True, False):
+            torch.library.opcheck(op, tensors, {**OPTIONS, "causal": causal})
 
+    @pytest.mark.parametrize("q_len", [None, 3])
     @pytest.mark.parametrize("with_lse", [False, True])
-    def test_opcheck_of_the_ops_that_write(self, device: torch.device, with_lse: bool) -> None:
-        tensors = make_inputs((70, 0, 9), device=device).tensors()
+    def test_opcheck_of_the_ops_that_write(
+        self, device: torch.device, with_lse: bool, q_len: int | None
+    ) -> None:
+        tensors = make_inputs((70, 0, 9), device=device, q_len=q_len).tensors()
         out = torch.zeros_like(tensors[0])
-        lse = torch.zeros(3, 8, device=device) if with_lse else None
-        workspace = torch.zeros(10_000, device=device)
+        lse = torch.zeros(lse_shape(out), device=device) if with_lse else None
+        workspace = torch.zeros(30_000, device=device)
         torch.library.opcheck(ops.decode_out.default, (*tensors, out), {"lse": lse, **OPTIONS})
         for options in ({"num_workers": 4}, {"fixed_splits": 2}):
             arguments = (*tensors, out, lse, workspace)
@@ -46,6 +52,19 @@ class CompilerContract:
         for lengths in ((70, 0, 9), (5, 300), (1, 2, 3, 4, 5)):
             inputs = make_inputs(lengths, device=device)
             check_against_reference(inputs, *compiled(*inputs.tensors()))
+
+    @pytest.mark.parametrize("causal", [True, False])
+    def test_one_graph_for_any_number_of_query_tokens(self, device: torch.device, causal: bool) -> None:
+        def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            return leanattn.decode(q, k, v, lengths, causal=causal, return_lse=True)
+
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counter)
+        for q_len, lengths in ((4, (70, 0, 9)), (2, (5, 300)), (16, (1, 2, 3, 400, 5))):
+            inputs = make_inputs(lengths, device=device, q_len=q_len)
+            inputs.causal = causal
+            check_against_reference(inputs, *compiled(*inputs.tensors()))
+        assert counter.frame_count == 1
 
     @pytest.mark.parametrize("call", [leanattn.decode, ops.decode])
     def test_compiled_by_inductor(self, device: torch.device, call: Callable[..., Tensor]) -> None:
@@ -69,7 +88,11 @@ class CompilerContract:
 
     def test_fake_tensors_have_the_shapes_of_real_ones(self, device: torch.device) -> None:
         q, *rest = make_inputs((70, 0, 9), device=device).tensors()
-        for query in (q, q[:, None], q.transpose(0, 1).contiguous().transpose(0, 1)):
+        tokens = torch.stack((q, q, q), 1)
+        for query in (
+            *(q, q[:, None], q.transpose(0, 1).contiguous().transpose(0, 1)),
+            *(tokens, tokens.transpose(1, 2).contiguous().transpose(1, 2)),
+        ):
             real = ops.decode_lse(query, *rest)
             with torch._subclasses.FakeTensorMode() as mode:
                 fake = ops.decode_lse(*(mode.from_tensor(t) for t in (query, *rest)))

@@ -18,13 +18,16 @@ LAYOUTS = ("tokens_first", "heads_first", "interleaved", "padded", "expanded")
 
 @dataclass
 class Inputs:
-    """Arguments: q [batch, num_q_heads, head_dim], caches [batch, max_tokens, num_kv_heads, head_dim]."""
+    """Arguments: q [batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim], caches
+    [batch, max_tokens, num_kv_heads, head_dim].
+    """
 
     q: Tensor
     k_cache: Tensor
     v_cache: Tensor
     cache_seqlens: Tensor
     softmax_scale: float | None = None
+    causal: bool = True
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.q, self.k_cache, self.v_cache, self.cache_seqlens
@@ -34,6 +37,7 @@ def make_inputs(
     lengths: Sequence[int],
     *,
     device: torch.device,
+    q_len: int | None = None,
     heads: tuple[int, int] = (8, 2),
     head_dim: int = 64,
     dtype: torch.dtype = torch.bfloat16,
@@ -41,7 +45,9 @@ def make_inputs(
     max_tokens: int | None = None,
     seed: int = 0,
 ) -> Inputs:
-    """Normal random inputs; ``heads`` is query and KV heads. Memory that must not matter holds NaN."""
+    """Normal random inputs; ``heads`` is query and KV heads. Memory that must not matter holds NaN. Without
+    ``q_len``, q has three dimensions.
+    """
     num_q_heads, num_kv_heads = heads
     if max_tokens is None:
         max_tokens = max(lengths, default=0) + 5
@@ -58,7 +64,9 @@ def make_inputs(
             cache[:1].masked_fill_(unread.all(0)[:, None, None], torch.nan)
         else:
             cache.masked_fill_(unread[:, :, None, None], torch.nan)
-    return Inputs(normal(len(lengths), num_q_heads, head_dim), k_cache, v_cache, seqlens)
+    query_tokens = () if q_len is None else (q_len,)
+    q = normal(len(lengths), *query_tokens, num_q_heads, head_dim)
+    return Inputs(q, k_cache, v_cache, seqlens)
 
 
 def make_caches(
@@ -86,21 +94,33 @@ def make_caches(
     raise ValueError(layout)
 
 
-def check_against_reference(inputs: Inputs, out: Tensor, lse: Tensor | None = None) -> None:
-    """Fails if a sequence has more than twice the error of the same computation in the input dtype."""
-    tensors, scale = inputs.tensors(), inputs.softmax_scale
-    exact, exact_lse = decode_reference(*tensors, softmax_scale=scale)
-    same, _ = decode_reference(*tensors, softmax_scale=scale, dtype=out.dtype)
-    check_error("out", out, exact, same, roundings=1)
-    if lse is not None:
+class Reference:
+    """Results of some inputs: in float64, and the same computation in the input dtype, its yardstick."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        def compute(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+            scale, causal = inputs.softmax_scale, inputs.causal
+            return decode_reference(*inputs.tensors(), softmax_scale=scale, causal=causal, dtype=dtype)
+
+        self.out, self.lse = compute(torch.float64)
+        self.same_out, _ = compute(inputs.q.dtype)
         # The log-sum-exp is float32 whatever the inputs are, and a missing token shows in it first.
-        _, same_lse = decode_reference(*tensors, softmax_scale=scale, dtype=torch.float32)
-        empty = exact_lse == -torch.inf
-        assert lse.shape == empty.shape
-        assert torch.equal(lse == -torch.inf, empty), "lse is -inf for an empty sequence and for no other"
-        finite, exact, same = (x.masked_fill(empty, 0.0) for x in (lse, exact_lse, same_lse))
-        # exp and log are approximations on a GPU; a small lse is a difference of numbers of size 1 or more.
-        check_error("lse", finite, exact, same, roundings=4, least_size=1.0)
+        _, self.same_lse = compute(torch.float32)
+
+    def check(self, out: Tensor, lse: Tensor | None = None) -> None:
+        """Fails if a sequence has more than twice the error of the same computation in the input dtype."""
+        check_error("out", out, self.out, self.same_out, roundings=1)
+        if lse is not None:
+            empty = self.lse == -torch.inf
+            assert lse.shape == empty.shape
+            assert torch.equal(lse == -torch.inf, empty), "lse is -inf where nothing is seen, not elsewhere"
+            finite, exact, same = (x.masked_fill(empty, 0.0) for x in (lse, self.lse, self.same_lse))
+            # exp and log are approximations on a GPU; a small lse is a difference of numbers of 1 and more.
+            check_error("lse", finite, exact, same, roundings=4, least_size=1.0)
+
+
+def check_against_reference(inputs: Inputs, out: Tensor, lse: Tensor | None = None) -> None:
+    Reference(inputs).check(out, lse)
 
 
 def check_error(

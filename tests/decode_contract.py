@@ -11,6 +11,7 @@ from decode_cases import LAYOUTS, TILE_SIZES, Inputs, check_against_reference, m
 from torch import Tensor
 
 import leanattn
+from leanattn.checks import lse_shape
 from leanattn.reference import decode_reference
 
 ops = torch.ops.leanattn
@@ -23,7 +24,11 @@ RAGGED = (700, 1, 0, 64, 2500, 0, 65, 129, 1300, 3)
 
 def decode_and_check(inputs: Inputs, sm_margin: int = 0) -> tuple[Tensor, Tensor]:
     out, lse = leanattn.decode(
-        *inputs.tensors(), softmax_scale=inputs.softmax_scale, return_lse=True, sm_margin=sm_margin
+        *inputs.tensors(),
+        softmax_scale=inputs.softmax_scale,
+        causal=inputs.causal,
+        return_lse=True,
+        sm_margin=sm_margin,
     )
     check_against_reference(inputs, out, lse)
     return out, lse
@@ -269,11 +274,12 @@ def decode_debug(
     """decode_lse with ``garbage`` in its workspace; a ``delay_seed`` makes workers pause where they meet."""
     q = inputs.q
     out = torch.full_like(q, torch.nan)
-    lse = torch.full(q.shape[:2], torch.nan, device=q.device)
+    lse = torch.full(lse_shape(q), torch.nan, device=q.device)
     # Three partials a worker, [rows, head_dim] and a few numbers a row each; more than needed is no matter.
     # With fixed splits a worker has a piece of an item, and the items of a sequence have its rows together.
     partials = 3 * max(workers, fixed_splits * q.shape[0])
-    workspace = torch.full((partials * q.shape[1] * (q.shape[2] + 16),), garbage, device=q.device)
-    options |= {"num_workers": workers, "fixed_splits": fixed_splits}
+    rows, head_dim = lse[:1].numel(), q.shape[-1]
+    workspace = torch.full((partials * rows * (head_dim + 16),), garbage, device=q.device)
+    options |= {"causal": inputs.causal, "num_workers": workers, "fixed_splits": fixed_splits}
     ops._decode_debug(*inputs.tensors(), out, lse, workspace, **options)
     return out, lse

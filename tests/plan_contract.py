@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import leanattn
+from leanattn.checks import q_len_of
 from leanattn.schedule import plan_elements
 
 ops = torch.ops.leanattn
@@ -25,6 +26,7 @@ def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
         num_q_heads=inputs.q.shape[-2],
         num_kv_heads=inputs.k_cache.shape[2],
         head_dim=inputs.q.shape[-1],
+        q_len=q_len_of(inputs.q),
         num_workers=workers,
     )
     return made
@@ -141,6 +143,11 @@ class PlanContract:
             leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens[1:])
         with pytest.raises(ValueError, match="num_q_heads: 7, expected a multiple of num_kv_heads, 2"):
             leanattn.plan(inputs.q[:, :7], inputs.k_cache, inputs.cache_seqlens)
+        for q_len in (0, 17):
+            with pytest.raises(ValueError, match=f"q: q_len {q_len}, expected 1..16"):
+                leanattn.plan(
+                    inputs.q[:, None].expand(-1, q_len, -1, -1), inputs.k_cache, inputs.cache_seqlens
+                )
         with pytest.raises(TypeError, match="q: int, expected torch.Tensor"):
             leanattn.plan(3, inputs.k_cache, inputs.cache_seqlens)  # type: ignore[arg-type]
 
@@ -150,14 +157,17 @@ class PlanContract:
         heads = {"num_q_heads": 8, "num_kv_heads": 1, "head_dim": 64, "num_workers": 1024}
         shapes = {"max_tokens": inputs.k_cache.shape[1], **heads}
         torch.library.opcheck(ops.plan.default, (inputs.cache_seqlens,), shapes)
+        torch.library.opcheck(ops.plan.default, (inputs.cache_seqlens,), {**shapes, "q_len": 3})
         torch.library.opcheck(ops.plan_out.default, (inputs.cache_seqlens, plan_of(inputs)), shapes)
 
         def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
             return leanattn.decode(q, k, v, lengths, plan=leanattn.plan(q, k, lengths))
 
-        counter = CompileCounterWithBackend("aot_eager")
-        compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counter)
-        for lengths in (RAGGED, RAGGED[2:], RAGGED * 3):
-            inputs = make_inputs(lengths, device=device)
-            check_against_reference(inputs, compiled(*inputs.tensors()))
-        assert counter.frame_count == 1, "one graph for every batch size"
+        for q_len in (None, 3):
+            counter = CompileCounterWithBackend("aot_eager")
+            compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counter)
+            for lengths in (RAGGED, RAGGED[2:], RAGGED * 3):
+                inputs = make_inputs(lengths, device=device, q_len=q_len)
+                check_against_reference(inputs, compiled(*inputs.tensors()))
+            assert counter.frame_count == 1, "one graph for every batch size"
+            torch._dynamo.reset()

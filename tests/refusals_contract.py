@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -22,9 +21,7 @@ Change = Callable[[Arguments], Arguments]
 
 def good_arguments(device: torch.device) -> Arguments:
     inputs = make_inputs((70, 0, 9), device=device)  # q [3, 8, 64], caches [3, 75, 2, 64]
-    arguments: Arguments = asdict(inputs)
-    del arguments["softmax_scale"]
-    return arguments
+    return dict(zip(("q", "k_cache", "v_cache", "cache_seqlens"), inputs.tensors(), strict=True))
 
 
 def replaced(name: str, change: Callable[[Tensor], object]) -> Change:
@@ -70,6 +67,10 @@ def five_times_as_deep(t: Tensor) -> Tensor:
     return torch.cat([t] * 5, dim=-1)
 
 
+def query_tokens(count: int) -> Callable[[Tensor], Tensor]:
+    return lambda t: torch.stack([t] * count, 1) if count else t[:, None][:, :0]
+
+
 def expanded_to(tokens: int) -> Callable[[Tensor], Tensor]:
     return lambda t: t[:, :1].expand(-1, tokens, -1, -1)
 
@@ -82,16 +83,18 @@ def no_sequence_of_heads(heads: int) -> Change:
     }
 
 
-def twice(dim: int) -> Callable[[Tensor], Tensor]:
-    return lambda t: torch.stack((t, t), dim)
-
-
 def elsewhere(t: Tensor) -> Tensor:
     return t.cpu() if t.is_cuda else t.to("meta")
 
 
 def out(change: Callable[[Tensor], object]) -> Change:
     return lambda arguments: {"out": change(torch.empty_like(arguments["q"]))}
+
+
+def tokens_and_out(change: Callable[[Tensor], object]) -> Change:
+    """Two query tokens a sequence, and an output made from one that would be right."""
+    two = query_tokens(2)
+    return lambda arguments: {"q": two(arguments["q"]), "out": change(two(torch.empty_like(arguments["q"])))}
 
 
 NEGATIVE_PROMISE = "fresh_tokens: expected None, or 0 and more, got -1"
@@ -104,12 +107,19 @@ REFUSED: list[tuple[str, Change, type[Exception], str]] = [
     ("integers", in_all(Tensor.int), TypeError, "q: dtype torch.int32, expected one of float16"),
     ("q of 2 dimensions", replaced("q", lambda t: t[0]), ValueError, r"q: shape \[8, 64\], expected \[b"),
     ("q of 5 dimensions", replaced("q", lambda t: t[None, None]), ValueError, r"q: shape \[1, 1, 3, 8, 64\]"),
-    ("q_len", replaced("q", twice(1)), NotImplementedError, "q: q_len 2, expected one of 1"),
+    ("q_len 17", replaced("q", query_tokens(17)), NotImplementedError, "q: q_len 17, expected 1..16"),
+    ("q_len 0", replaced("q", query_tokens(0)), NotImplementedError, "q: q_len 0, expected 1..16"),
     ("q batch", replaced("q", lambda t: t[:2]), ValueError, r"k_cache: shape \[3, 75, .*expected \[2, max"),
     ("q heads", replaced("q", lambda t: t[:, :7]), ValueError, "q: 7 heads, expected a multiple of the 2 KV"),
     ("no q heads", replaced("q", lambda t: t[:, :0]), ValueError, "q: 0 heads, expected"),
     ("head_dim 12", in_all(lambda t: t[..., :12]), NotImplementedError, "q: head_dim 12, expected one of"),
     ("head_dim 320", in_all(five_times_as_deep), NotImplementedError, "q: head_dim 320, expected one of"),
+    (
+        "q tokens",
+        replaced("q", lambda t: odd_stride(query_tokens(3)(t))),
+        ValueError,
+        "q: stride .* 16 bytes",
+    ),
     ("q stride", replaced("q", strided_last), ValueError, "q: the last dimension must be contiguous, .* 8"),
     ("q alignment", replaced("q", shifted), ValueError, "q: .* multiple of 16 bytes"),
     ("q row alignment", replaced("q", odd_stride), ValueError, "q: stride .* multiple of 16 bytes"),
@@ -129,39 +139,29 @@ REFUSED: list[tuple[str, Change, type[Exception], str]] = [
     ("v_cache shape", replaced("v_cache", lambda t: t[:, :9]), ValueError, r"v_cache: shape \[3, 9, 2, 64\]"),
     ("v_cache stride", replaced("v_cache", strided_last), ValueError, "v_cache: the last dimension"),
     ("v_cache alignment", replaced("v_cache", shifted), ValueError, "v_cache: .* multiple of 16 bytes"),
-    (
-        "lengths no tensor",
-        replaced("cache_seqlens", Tensor.tolist),
-        TypeError,
-        "cache_seqlens: list, expected",
-    ),
+    ("lengths no tensor", replaced("cache_seqlens", Tensor.tolist), TypeError, "cache_seqlens: list, exp"),
     ("lengths dtype", replaced("cache_seqlens", Tensor.long), TypeError, "cache_seqlens: dtype torch.int64"),
-    (
-        "lengths device",
-        replaced("cache_seqlens", elsewhere),
-        ValueError,
-        "cache_seqlens: device .*, expected",
-    ),
+    ("lengths device", replaced("cache_seqlens", elsewhere), ValueError, "cache_seqlens: device .*, exp"),
     ("lengths batch", replaced("cache_seqlens", lambda t: t[:2]), ValueError, r"cache_seqlens: .*2\], .*3\]"),
-    (
-        "one length",
-        replaced("cache_seqlens", lambda t: t[0]),
-        ValueError,
-        r"cache_seqlens: shape \[\], .*3\]",
-    ),
+    ("one length", replaced("cache_seqlens", lambda t: t[0]), ValueError, r"cache_seqlens: .* \[\], .*3\]"),
     ("lengths stride", replaced("cache_seqlens", strided), ValueError, "cache_seqlens: .*contiguous"),
     ("out is no tensor", out(Tensor.tolist), TypeError, "out: list, expected torch.Tensor"),
     ("out dtype", out(Tensor.float), TypeError, "out: dtype torch.float32, expected torch.bfloat16"),
     ("out device", out(elsewhere), ValueError, "out: device .*, expected the device of q"),
     ("out shape", out(lambda t: t[:, None]), ValueError, r"out: shape \[3, 1, 8, 64\], .*\[3, 8, 64\]"),
+    ("out of one token", tokens_and_out(lambda t: t[:, 0]), ValueError, r"out: shape .*\[3, 2, 8, 64\]"),
+    ("out token twice", tokens_and_out(lambda t: t[:, :1].expand_as(t)), ValueError, "out: .*not overlap"),
     ("out stride", out(strided_last), ValueError, "out: the last dimension"),
-    ("out expanded", out(lambda t: t[:1, :1].expand_as(t)), ValueError, "out: strides 0 .*not overlap"),
-    ("out overlap", out(overlapping), ValueError, "out: strides .* do not overlap"),
+    ("out expanded", out(lambda t: t[:1, :1].expand_as(t)), ValueError, "out: stride 0 .*not overlap"),
+    ("out overlap", out(overlapping), ValueError, "out: stride .* do not overlap"),
     ("out alignment", out(shifted), ValueError, "out: .* multiple of 16 bytes"),
     ("scale nan", given(softmax_scale=float("nan")), ValueError, "softmax_scale: .*finite number, got nan"),
     ("scale inf", given(softmax_scale=float("inf")), ValueError, "softmax_scale: .*finite number, got inf"),
     ("scale 3e38", given(softmax_scale=3e38), ValueError, r"softmax_scale: .*finite number, got 3e\+38"),
     ("scale text", given(softmax_scale="1"), TypeError, "softmax_scale: str, expected float or None"),
+    ("causal text", given(causal="yes"), TypeError, "causal: str, expected bool"),
+    ("causal None", given(causal=None), TypeError, "causal: NoneType, expected bool"),
+    ("causal 1", given(causal=1, return_lse=True), TypeError, "causal: int, expected bool"),
     ("margin below 0", given(sm_margin=-1), ValueError, r"sm_margin: -1, expected 0\.\."),
     ("margin of all", given(sm_margin=10**6), ValueError, r"sm_margin: 1000000, expected 0\.\."),
     ("margin 1.5", given(sm_margin=1.5), TypeError, "sm_margin: float, expected int"),
@@ -172,18 +172,8 @@ REFUSED: list[tuple[str, Change, type[Exception], str]] = [
     ("promise 1.5", given(fresh_tokens=1.5), TypeError, "fresh_tokens: float, expected int or None"),
     ("promise text", given(fresh_tokens="1"), TypeError, "fresh_tokens: str, expected int or None"),
     ("q grad", replaced("q", Tensor.requires_grad_), NotImplementedError, "q: requires grad, expected"),
-    (
-        "k_cache grad",
-        replaced("k_cache", Tensor.requires_grad_),
-        NotImplementedError,
-        "k_cache: requires grad",
-    ),
-    (
-        "v_cache grad",
-        replaced("v_cache", Tensor.requires_grad_),
-        NotImplementedError,
-        "v_cache: requires grad",
-    ),
+    ("k_cache grad", replaced("k_cache", Tensor.requires_grad_), NotImplementedError, "k_cache: requires"),
+    ("v_cache grad", replaced("v_cache", Tensor.requires_grad_), NotImplementedError, "v_cache: requires"),
     ("out grad", out(Tensor.requires_grad_), NotImplementedError, "out: requires grad"),
 ]
 
@@ -194,7 +184,8 @@ BAD_FOR_OPS: list[tuple[str, Change, str]] = [
         for name, change, error, _ in REFUSED
         if error is ValueError and not re.match("out|scale|margin|promise|.*device", name)
     ),
-    ("q_len", replaced("q", twice(1)), r"q: .* got \[3, 2, 8, 64\]"),
+    ("q_len 17", replaced("q", query_tokens(17)), "q: q_len 17, expected 1..16"),
+    ("q_len 0", replaced("q", query_tokens(0)), "q: q_len 0, expected 1..16"),
     ("dtype of all", in_all(Tensor.double), "q: .*dtype"),
     ("k_cache dtype", replaced("k_cache", Tensor.half), "k_cache: dtype Half, expected BFloat16"),
     ("lengths dtype", replaced("cache_seqlens", Tensor.long), "cache_seqlens: dtype Long, expected Int"),
@@ -209,7 +200,7 @@ BAD_FOR_OPS: list[tuple[str, Change, str]] = [
     (
         "2^31 q elements",
         no_sequence_of_heads(2**26),
-        "q: num_q_heads 67108864 x head_dim 64, expected a product of at most",
+        "q: q_len 1 x num_q_heads 67108864 x head_dim 64, expected a product of at most",
     ),
     ("workers 1025", given(num_workers=1025), "num_workers: .*1024, got 1025"),
     ("workers -1", given(num_workers=-1), "num_workers: .*1024, got -1"),
@@ -265,11 +256,12 @@ class RefusalsContract:
 
     def test_decode_out_refuses_a_bad_lse(self, device: torch.device) -> None:
         arguments = good_arguments(device)
-        result = torch.empty_like(arguments["q"])
-        good = torch.empty(3, 8, device=device)
-        for lse in (good[:2], good.double(), good.repeat(1, 2)[:, ::2], elsewhere(good)):
-            with pytest.raises((ValueError, NotImplementedError), match="lse|leanattn::decode_out"):
-                ops.decode_out(**arguments, out=result, lse=lse)
+        q = arguments.pop("q")
+        for query, shape in ((q, (3, 8)), (query_tokens(2)(q), (3, 8, 2))):
+            good = torch.empty(shape, device=device)
+            for lse in (good[:2], good.double(), good.repeat_interleave(2, 1)[:, ::2], elsewhere(good)):
+                with pytest.raises((ValueError, NotImplementedError), match="lse|leanattn::decode_out"):
+                    ops.decode_out(query, **arguments, out=torch.empty_like(query), lse=lse)
 
     @pytest.mark.parametrize(("options", "message"), BAD_FOR_DEBUG)
     def test_decode_debug_refuses(self, device: torch.device, options: dict[str, int], message: str) -> None:

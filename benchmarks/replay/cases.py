@@ -36,9 +36,7 @@ class Pool:
         k, v = (pool[: math.prod(caches)].view(caches).unbind() for pool in (self.k, self.v))
         return FilledCase(
             shape,
-            torch.randn(
-                shape.batch, shape.heads.query, shape.heads.dim, dtype=k[0].dtype, device=k[0].device
-            ),
+            torch.randn(shape.q_shape, dtype=k[0].dtype, device=k[0].device),
             torch.tensor(shape.lengths, dtype=torch.int32, device=k[0].device),
             list(k),
             list(v),

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
+#include <numeric>
+#include <vector>
 
 #include "errors.h"
 #include "kernels/plan.h"
@@ -84,33 +85,41 @@ void check_rows_aligned(const TensorView& t, const char* name) {
 int64_t stride_of(const TensorView& t, int64_t dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; }
 
 CacheStrides cache_strides(const TensorView& t) { return {stride_of(t, 0), stride_of(t, 1), stride_of(t, 2)}; }
-RowStrides row_strides(const TensorView& t) { return {stride_of(t, 0), stride_of(t, t.dim() - 2)}; }
+RowStrides row_strides(const TensorView& t) {
+  return {stride_of(t, 0), t.dim() == 4 ? stride_of(t, 1) : 0, stride_of(t, t.dim() - 2)};
+}
+int64_t q_len_of(const TensorView& q) { return q.dim() == 4 ? q.size(1) : 1; }
+void check_q_len(int64_t q_len) {
+  check_argument(q_len >= 1 && q_len <= tile_table::kMaxQueryTokens, "q: q_len ", q_len, ", expected 1..",
+                 tile_table::kMaxQueryTokens);
+}
 
-// Workers write their rows at the same time: the rows of one dimension must end before the next of the other begins.
+// Workers write their rows at the same time: the rows of one dimension must end before the next of another begins.
 void check_rows_apart(const TensorView& t, const char* name) {
-  struct Dimension {
-    int64_t stride, size;
-  };
-  const int64_t heads = t.dim() - 2;
-  Dimension inner{stride_of(t, heads), t.size(heads)}, outer{stride_of(t, 0), t.size(0)};
-  if (outer.size > 1 && outer.stride < inner.stride) std::swap(inner, outer);
-  const int64_t row = t.size(t.dim() - 1);
-  const int64_t inner_extent = inner.size > 1 ? inner.stride * inner.size : row;
-  check_argument((inner.size <= 1 || inner.stride >= row) && (outer.size <= 1 || outer.stride >= inner_extent), name,
-                 ": strides ", t.stride(0), " of batch and ", t.stride(heads), " of heads, expected rows of ", row,
-                 " elements that do not overlap");
+  std::vector<int64_t> dims(t.dim() - 1);
+  std::iota(dims.begin(), dims.end(), 0);
+  std::erase_if(dims, [&](int64_t dim) { return t.size(dim) <= 1; });
+  std::sort(dims.begin(), dims.end(), [&](int64_t a, int64_t b) { return t.stride(a) < t.stride(b); });
+  int64_t extent = t.size(t.dim() - 1);  // of all rows of the dimensions so far
+  for (const int64_t dim : dims) {
+    check_argument(t.stride(dim) >= extent, name, ": stride ", t.stride(dim), " of dimension ", dim,
+                   ", expected rows of ", t.size(t.dim() - 1), " elements that do not overlap");
+    extent = t.stride(dim) * t.size(dim);
+  }
 }
 
 void check_shapes(const Views& a) {
   const auto &q = a.q, &k = a.k_cache;
-  check_argument(q.dim() == 3 || (q.dim() == 4 && q.size(1) == 1), "q: expected [batch, num_q_heads, head_dim] or ",
-                 "[batch, 1, num_q_heads, head_dim], got ", ShapeOf{q});
+  check_argument(q.dim() == 3 || q.dim() == 4, "q: expected [batch, num_q_heads, head_dim] or ",
+                 "[batch, q_len, num_q_heads, head_dim], got ", ShapeOf{q});
   const int64_t batch = q.size(0), heads = q.size(q.dim() - 2), head_dim = q.size(q.dim() - 1);
   check_argument(head_dim >= 1, "q: head_dim ", head_dim, ", expected 1 or more");
-  // A bound for num_q_heads as well, which row_blocks rounds up in 32 bits.
+  // A bound for the query rows as well, which RowBlocks rounds up in 32 bits.
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows;
-  check_argument(heads <= kLargest / head_dim, "q: num_q_heads ", heads, " x head_dim ", head_dim,
-                 ", expected a product of at most ", kLargest);
+  const int64_t q_len = q_len_of(q);
+  check_q_len(q_len);
+  check_argument(heads <= kLargest / head_dim / q_len, "q: q_len ", q_len, " x num_q_heads ", heads, " x head_dim ",
+                 head_dim, ", expected a product of at most ", kLargest);
   check_argument(k.dim() == 4 && k.size(0) == batch && k.size(3) == head_dim, "k_cache: expected [", batch,
                  ", max_tokens, num_kv_heads, ", head_dim, "] to fit q, got ", ShapeOf{k});
   check_argument(a.v_cache.dim() == 4 && a.v_cache.sizes == k.sizes, "v_cache: expected the shape of k_cache, ",
@@ -121,7 +130,8 @@ void check_shapes(const Views& a) {
                  "], got ", ShapeOf{a.cache_seqlens});
   check_argument(a.out.sizes == q.sizes, "out: expected the shape of q, ", ShapeOf{q}, ", got ", ShapeOf{a.out});
   if (a.lse) {
-    check_argument(a.lse->numel() == batch * heads, "lse: expected batch x num_q_heads values, got ", ShapeOf{*a.lse});
+    check_argument(a.lse->numel() == batch * heads * q_len, "lse: expected batch x num_q_heads x q_len values, got ",
+                   ShapeOf{*a.lse});
   }
 }
 
@@ -200,7 +210,8 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.num_kv_heads = to_int32(a.k_cache.size(2), "k_cache: num_kv_heads");
   p.max_tokens = to_int32(a.k_cache.size(1), "k_cache: max_tokens");
   p.head_dim = to_int32(head_dim, "q: head_dim");
-  set_row_blocks(p, a.q.size(a.q.dim() - 2) / a.k_cache.size(2));
+  set_query_rows(p, q_len_of(a.q), a.q.size(a.q.dim() - 2) / a.k_cache.size(2));
+  p.causal_tokens = args.causal ? p.q_len - 1 : 0;
   p.workers = workers;
   p.scale_log2 = scale_log2;
   const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);
@@ -210,13 +221,13 @@ DecodeParams checked_params(const DecodeArguments& args) {
   return p;
 }
 
-void set_row_blocks(DecodeParams& p, int64_t group) {
-  check_argument(group <= std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows, "q: ", group,
-                 " query heads a KV head, expected fewer");
+void set_query_rows(DecodeParams& p, int64_t q_len, int64_t group) {
+  check_q_len(q_len);
+  const int64_t most = (std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows) / q_len;
+  check_argument(group <= most, "q: ", group, " query heads a KV head, expected at most ", most);
+  p.q_len = static_cast<int32_t>(q_len);
   p.group = static_cast<int32_t>(group);
-  const auto rows = tile_table::row_blocks(p.group);
-  p.row_blocks = rows.row_blocks;
-  p.block_rows = rows.block_rows;
+  p.rows = p.q_len * p.group;
 }
 
 void check_line_fits(const DecodeParams& p) {
@@ -224,7 +235,7 @@ void check_line_fits(const DecodeParams& p) {
   const int32_t longest = std::numeric_limits<int32_t>::max() - p.tile_tokens;
   check_argument(p.max_tokens <= longest, "k_cache: max_tokens ", p.max_tokens, ", expected at most ", longest);
   const double item_units = double(p.max_tokens) / p.tile_tokens + 1 + p.item_cost;
-  const double units = double(p.batch) * p.items_per_team * item_units;
+  const double units = double(p.batch) * p.num_kv_heads * p.row_blocks * item_units;
   check_argument(units < double(std::numeric_limits<int32_t>::max()),
                  "k_cache: batch x num_kv_heads x max_tokens make ", units, " lean tiles, 2^31 or more");
 }

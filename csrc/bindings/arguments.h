@@ -12,13 +12,14 @@
 namespace leanattn {
 
 struct DecodeArguments {
-  const torch::stable::Tensor& q;              // [batch, num_q_heads, head_dim] or [batch, 1, num_q_heads, head_dim]
-  const torch::stable::Tensor& k_cache;        // [batch, max_tokens, num_kv_heads, head_dim]
-  const torch::stable::Tensor& v_cache;        // as k_cache
+  const torch::stable::Tensor& q;        // [batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]
+  const torch::stable::Tensor& k_cache;  // [batch, max_tokens, num_kv_heads, head_dim]
+  const torch::stable::Tensor& v_cache;  // as k_cache
   const torch::stable::Tensor& cache_seqlens;  // [batch] int32
   const torch::stable::Tensor& out;            // as q
-  const torch::stable::Tensor* lse;            // [batch, num_q_heads] (or [..., 1] for 4-D q) float32, or null
+  const torch::stable::Tensor* lse;            // [batch, num_q_heads] (or [..., q_len] for 4-D q) float32, or null
   std::optional<double> softmax_scale;         // 1 / sqrt(head_dim) if absent
+  bool causal;                                 // a query token sees no later ones
   int64_t num_workers;                         // 0: the backend's default
   std::optional<int64_t> fresh_tokens;         // the caller's promise (params.h)
   const torch::stable::Tensor* plan;           // [Plan::elements(batch)] int32 (plan.h), or null
@@ -35,8 +36,8 @@ int32_t checked_workers(int64_t num_workers);
 // backend's to set.
 DecodeParams checked_params(const DecodeArguments& args);
 
-// Sets group, row_blocks and block_rows.
-void set_row_blocks(DecodeParams& params, int64_t group);
+// Sets q_len, group and rows; throws if there can't be as many.
+void set_query_rows(DecodeParams& params, int64_t q_len, int64_t group);
 
 // Throws unless the line of tiles (schedule.h) has fewer than 2^31 units when every sequence is max_tokens long.
 void check_line_fits(const DecodeParams& params);

@@ -20,7 +20,8 @@ int32_t default_workers() {
 }
 
 void set_schedule(DecodeParams& params) {
-  apply(tile_table::cpu_tiling(), params.workers > 0 ? params.workers : default_workers(), params);
+  const int32_t workers = params.workers > 0 ? params.workers : default_workers();
+  apply(tile_table::cpu_tiling(tile_table::shape_of(params)), workers, params);
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ class CurrentDevice {
 
 void set_schedule(DecodeParams& p, const DeviceLimits& limits) {
   const int32_t workers = p.workers > 0 ? p.workers : std::min(limits.sm_count, tile_table::kMaxWorkers);
-  apply(tile_table::cuda_tiling({p.batch, p.max_tokens, p.num_kv_heads, p.group, p.head_dim}, workers), workers, p);
+  apply(tile_table::cuda_tiling(tile_table::shape_of(p), workers), workers, p);
 }
 
 }  // namespace

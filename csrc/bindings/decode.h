@@ -11,28 +11,28 @@ namespace leanattn {
 using torch::stable::Tensor;
 
 Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
-              std::optional<double> softmax_scale, int64_t num_workers, std::optional<int64_t> fresh_tokens,
-              std::optional<Tensor> plan);
+              std::optional<double> softmax_scale, bool causal, int64_t num_workers,
+              std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan);
 
 std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                                      const Tensor& cache_seqlens, std::optional<double> softmax_scale,
+                                      const Tensor& cache_seqlens, std::optional<double> softmax_scale, bool causal,
                                       int64_t num_workers, std::optional<int64_t> fresh_tokens,
                                       std::optional<Tensor> plan);
 
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
-                std::optional<Tensor> lse, std::optional<double> softmax_scale, int64_t num_workers,
+                std::optional<Tensor> lse, std::optional<double> softmax_scale, bool causal, int64_t num_workers,
                 std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan);
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
-                  int64_t num_workers, int64_t delay_seed, int64_t max_stages, std::optional<int64_t> fresh_tokens,
-                  std::optional<Tensor> plan, int64_t fixed_splits);
+                  bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
+                  std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, int64_t fixed_splits);
 
 // num_workers 0: as many as decode would take.
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
-            int64_t head_dim, int64_t num_workers);
+            int64_t head_dim, int64_t q_len, int64_t num_workers);
 
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
-              int64_t head_dim, int64_t num_workers);
+              int64_t head_dim, int64_t q_len, int64_t num_workers);
 
 }  // namespace leanattn

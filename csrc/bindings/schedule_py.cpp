@@ -152,21 +152,16 @@ bool is_cuda(const std::string& device_type) {
   return device_type == "cuda";
 }
 
-// (heads of an item, tile_tokens, item_cost, team_size)
-std::tuple<int32_t, int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch, int32_t max_tokens,
-                                                      int32_t num_kv_heads, int32_t group, int32_t head_dim,
-                                                      int32_t workers) {
-  const auto tiling = is_cuda(device_type)
-                          ? tile_table::cuda_tiling({batch, max_tokens, num_kv_heads, group, head_dim}, workers)
-                          : tile_table::cpu_tiling();
-  return {tiling.heads, tiling.tile_tokens, tiling.item_cost, tiling.team_size};
-}
-
-std::pair<int32_t, int32_t> row_blocks(int32_t group) {
-  // Rounded up to whole blocks, the group still fits 32 bits.
-  check_range("group", group, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
-  const auto rows = tile_table::row_blocks(group);
-  return {rows.row_blocks, rows.block_rows};
+// As leanattn.schedule.Tiling lists them.
+std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch,
+                                                                        int32_t max_tokens, int32_t num_kv_heads,
+                                                                        int32_t rows, int32_t head_dim,
+                                                                        int32_t workers) {
+  // Rounded up to whole blocks, the rows still fit 32 bits.
+  check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
+  const tile_table::Shape shape{batch, max_tokens, num_kv_heads, rows, head_dim};
+  const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
+  return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};
 }
 
 int64_t checked_plan_elements(int64_t batch) {
@@ -189,8 +184,7 @@ PYBIND11_MODULE(_schedule, m) {
   m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
-        py::arg("num_kv_heads"), py::arg("group"), py::arg("head_dim"), py::arg("workers"));
-  m.def("row_blocks", &leanattn::row_blocks, py::arg("group"));
+        py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("workers"));
   m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
 

@@ -19,17 +19,20 @@ constexpr int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 
 struct Bundle {
   Span span;  // of the first head
   int32_t heads;
-  int32_t kv_head;     // the first
-  int32_t query_head;  // the first
-  int32_t rows;        // query heads of each KV head: block_rows, fewer in a group's last query block
+  int32_t kv_head;    // the first
+  int32_t first_row;  // among the query rows of a KV head
+  int32_t rows;       // query rows of each KV head: block_rows, fewer in its last query block
 
   int32_t all_rows() const { return heads * rows; }
+  QueryRow query_row(const DecodeParams& p, int32_t row) const {
+    return p.query_row(kv_head + row / rows, first_row + row % rows);
+  }
 
   // Takes the next bundle off the cursor, which must not be done.
   static Bundle take(const DecodeParams& p, SpanCursor& cursor) {
     const Span first = cursor.span();
     const int32_t kv_head = first.item / p.row_blocks, first_row = first.item % p.row_blocks * p.block_rows;
-    Bundle bundle{first, 1, kv_head, kv_head * p.group + first_row, std::min(p.block_rows, p.group - first_row)};
+    Bundle bundle{first, 1, kv_head, first_row, std::min(p.block_rows, p.rows - first_row)};
     const bool alone = !first.whole_item() || p.row_blocks > 1;
     const int32_t max_heads = alone ? 1 : std::min(kMaxHeads, kMaxRows / bundle.rows);
     for (cursor.next(); !cursor.done() && bundle.heads < max_heads; cursor.next(), ++bundle.heads) {
@@ -48,10 +51,10 @@ struct Bundle {
     const auto first_token = [&](const CacheStrides& s) {
       return span.seq * s.batch + begin * s.token + kv_head * s.head;
     };
-    return {.q = at(p.q, span.seq * p.q_strides.batch + query_head * p.q_strides.head),
+    return {.q = at(p.q, p.q_strides.offset(span.seq, {0, kv_head * p.group})),
             .k = at(p.k, first_token(p.k_strides)),
             .v = at(p.v, first_token(p.v_strides)),
-            .q_stride = p.q_strides.head,
+            .q_strides = {p.q_strides.token, p.q_strides.head},
             .k_strides = {p.k_strides.token, p.k_strides.head},
             .v_strides = {p.v_strides.token, p.v_strides.head},
             .heads = heads,
@@ -59,6 +62,10 @@ struct Bundle {
             .tokens = end - begin,
             .head_dim = p.head_dim,
             .tile_tokens = p.tile_tokens,
+            .group = p.group,
+            .first_row = first_row,
+            .tokens_behind = span.tokens - end,
+            .causal_tokens = p.causal_tokens,
             .scale_log2 = p.scale_log2};
   }
 };

@@ -12,9 +12,8 @@
 
 namespace leanattn::cpu {
 
-inline char* output_row(const DecodeParams& p, int32_t seq, int32_t query_head) {  // [head_dim]
-  const int64_t offset = seq * p.out_strides.batch + query_head * p.out_strides.head;
-  return static_cast<char*>(p.out) + offset * element_size(p.dtype);
+inline char* output_row(const DecodeParams& p, int32_t seq, const QueryRow& row) {  // [head_dim]
+  return static_cast<char*>(p.out) + p.out_strides.offset(seq, row) * element_size(p.dtype);
 }
 
 inline void write_output(const DecodeParams& p, const TileKernels& kernels, const Bundle& bundle,
@@ -22,13 +21,11 @@ inline void write_output(const DecodeParams& p, const TileKernels& kernels, cons
   constexpr double kLn2 = 0.6931471805599453;
   const int32_t seq = bundle.span.seq;
   for (int32_t r = 0; r < bundle.all_rows(); ++r) {
-    const int32_t query_head = bundle.query_head + r;
+    const QueryRow row = bundle.query_row(p, r);
     const float m = rows.ml[2 * r], l = rows.ml[2 * r + 1];
     const float factor = l == 0 ? 0 : 1 / l;  // l is 0 if every score was -inf: a row that attends to nothing
-    kernels.store_row(rows.out + r * p.head_dim, factor, p.head_dim, output_row(p, seq, query_head));
-    if (p.lse != nullptr) {
-      p.lse[int64_t{seq} * p.num_kv_heads * p.group + query_head] = static_cast<float>(m * kLn2 + std::log(double{l}));
-    }
+    kernels.store_row(rows.out + r * p.head_dim, factor, p.head_dim, output_row(p, seq, row));
+    if (p.lse != nullptr) p.lse[p.lse_offset(seq, row)] = static_cast<float>(m * kLn2 + std::log(double{l}));
   }
 }
 
@@ -38,9 +35,10 @@ inline void write_empty_outputs(const DecodeParams& p, int32_t worker) {
   const TileLine line = over_planned_lengths(p, p.line());
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
-    for (int32_t head = 0; head < query_heads; ++head) {
-      std::memset(output_row(p, seq, head), 0, p.head_dim * element_size(p.dtype));
-      if (p.lse != nullptr) p.lse[int64_t{seq} * query_heads + head] = -std::numeric_limits<float>::infinity();
+    for (int32_t i = 0; i < p.q_len * query_heads; ++i) {
+      const QueryRow row{i / query_heads, i % query_heads};
+      std::memset(output_row(p, seq, row), 0, p.head_dim * element_size(p.dtype));
+      if (p.lse != nullptr) p.lse[p.lse_offset(seq, row)] = -std::numeric_limits<float>::infinity();
     }
   }
 }

@@ -25,12 +25,15 @@ struct TokenStrides {  // in elements
 
 // Spans over the same tokens of one or several neighbouring KV heads, each with `rows` query rows of its own.
 struct SpanTask {
-  const void* q;  // [heads * rows, head_dim]
+  const void* q;  // [q_len, heads * group, head_dim], from the first KV head's queries on
   const void* k;  // [tokens, heads, head_dim], from the spans' first token on
   const void* v;  // [tokens, heads, head_dim]
-  int64_t q_stride;
-  TokenStrides k_strides, v_strides;
+  TokenStrides q_strides, k_strides, v_strides;
   int32_t heads, rows, tokens, head_dim, tile_tokens;
+  int32_t group;          // query heads of a KV head: its rows are numbered token by token,
+  int32_t first_row;      // and these are `rows` of them from here on
+  int32_t tokens_behind;  // tokens of the sequence behind the spans
+  int32_t causal_tokens;  // params.h
   float scale_log2;
 };
 

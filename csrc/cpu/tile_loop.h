@@ -45,6 +45,7 @@ class TileLoop {
 
   // Strides of tokens as in task_.
   struct Tile {
+    int32_t begin;      // its first token, in the span
     int32_t first_row;  // of the head's query rows
     int32_t tokens;
     int32_t next_tokens;  // 0 if nothing follows
@@ -60,7 +61,8 @@ class TileLoop {
   }
 
   Tile tile_at(int32_t begin, int32_t head) const {
-    Tile tile{.first_row = head * task_.rows,
+    Tile tile{.begin = begin,
+              .first_row = head * task_.rows,
               .tokens = smaller(task_.tokens - begin, task_.tile_tokens),
               .next_tokens = 0,
               .k = row_at(task_.k, task_.k_strides, begin, head),
@@ -86,7 +88,9 @@ class TileLoop {
 
   // Q as float32, scaled so that scores are in log2 units; the empty state.
   void start_row(int32_t row, const SoftmaxRows& result) {
-    const T* q = static_cast<const T*>(task_.q) + row * task_.q_stride;  // [head_dim]
+    const int32_t head = row / task_.rows, head_row = task_.first_row + row % task_.rows;
+    const int32_t query_head = head * task_.group + head_row % task_.group;
+    const T* q = row_at(task_.q, task_.q_strides, head_row / task_.group, query_head);  // [head_dim]
     const Vec scale = Simd::set1(task_.scale_log2);
     for_vectors<Simd>(task_.head_dim, [&](int32_t d, auto width) {
       Simd::store(scratch_.q + row * task_.head_dim + d, Simd::load(q + d, width) * scale, width);
@@ -121,11 +125,19 @@ class TileLoop {
     }
   }
 
+  // Tokens of the tile that a query row of its head sees.
+  int32_t seen_tokens(const Tile& tile, int32_t row) const {
+    if (task_.causal_tokens == 0) return tile.tokens;
+    const int32_t hidden = task_.causal_tokens - (task_.first_row + row) / task_.group;
+    const int32_t seen = task_.tokens + task_.tokens_behind - hidden - tile.begin;
+    return seen < 0 ? 0 : smaller(seen, tile.tokens);
+  }
+
   // A row's scores become P; returns the factor by which the O of earlier tiles shrinks.
   float softmax(const Tile& tile, int32_t row) {
     float* scores = scratch_.scores + row * task_.tile_tokens;  // [tile_tokens]
-    int32_t end = tile.tokens;
-    for (; end % kLanes != 0; ++end) scores[end] = kMinusInfinity;
+    int32_t end = seen_tokens(tile, row);
+    for (; end < tile.tokens || end % kLanes != 0; ++end) scores[end] = kMinusInfinity;
     Vec max = Simd::set1(kMinusInfinity);
     for (int32_t t = 0; t < end; t += kLanes) max = Simd::max(max, Simd::load(scores + t));
     RowState<Simd>& state = state_[tile.first_row + row];

@@ -28,7 +28,8 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       if (flags & TileNote::kLast) task = ring.smem.tasks[span_slot.slot];
       const int32_t visible = note.visible - Traits::first_token_of_warp(warp);
       if (visible > 0) {
-        loop.fold_tile(ring.keys(stage.slot, warp), ring.values(stage.slot, warp), params.scale_log2, visible);
+        const CausalRows causal{params.causal_tokens, params.group, note.first_row};
+        loop.fold_tile(ring.keys(stage.slot, warp), ring.values(stage.slot, warp), params.scale_log2, visible, causal);
       }
       ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
       stage.advance(ring.num_stages);
@@ -38,14 +39,14 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // 4. Output, at once if nobody else has a part of this item; else
     // 3. host-block reduction of what is written here, the partial.
     const auto partial = Partial<Traits>::at(params, task.slot);
-    merge_warps<Traits>(loop, ring.smem, task.rows.count / Traits::kHeads,
-                        [&](int row, int column, float4 o, float2 ml) {
-                          if (task.whole_item) {
-                            store_output<Traits>(params, task.rows, row, column, o, ml);
-                          } else {
-                            partial.store(row, column, o, ml);
-                          }
-                        });
+    merge_warps<Traits>(
+        loop, ring.smem, task.rows.count / Traits::kHeads, [&](int row, int column, float4 o, float2 ml) {
+          if (task.whole_item) {
+            store_output<Traits>(params, task.rows.seq, task.rows.query_row(params, row), column, o, ml);
+          } else {
+            partial.store(row, column, o, ml);
+          }
+        });
     if (!task.whole_item) {
       const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;
       Staging staging{reinterpret_cast<float*>(ring.tiles), idle_floats, &ring.smem.staged, 0};
@@ -61,16 +62,15 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const TileRing<Traits> ring(shared_memory, num_stages);
   if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals, Traits::Loader::kStagingArrivals);
   __syncthreads();
-  // A line of the parameters' constant memory costs some hundred cycles when it is first read: not after the wait.
-  ptx::touch(params.batch);
-  ptx::touch(params.teams);
-  ptx::touch(int32_t(params.k_strides.token));
-  ptx::touch(int32_t(params.q_strides.head));
-
   if (threadIdx.x >= Traits::kComputeThreads) {
     // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
     produce_tiles<Traits>(params, ring);
   } else {
+    // A line of the parameters' constant memory costs some hundred cycles when it is first read. These warps have time.
+    constexpr int kLineWords = 16, kLines = (sizeof(DecodeParams) + 63) / 64;
+    if (int(threadIdx.x) % 32 < kLines) {
+      ptx::touch(reinterpret_cast<const int32_t*>(&params)[int(threadIdx.x) % 32 * kLineWords]);
+    }
     // Nothing is written before the kernel ahead in the stream has finished.
     ptx::grid_dependency_wait();
     ptx::grid_launch_dependents();

@@ -12,23 +12,27 @@ __device__ __forceinline__ int32_t worker_here(const DecodeParams& p) {
   return team_here() * p.team_size + member_here();
 }
 
-// Where the query rows of an item are. They are neighbours: either several KV heads with their whole groups, or a block
-// of one group.
+// Where the query rows of an item are: all rows of one or several neighbouring KV heads, or a block of those of one.
 struct ItemRows {
   int32_t seq;
-  int32_t kv_head;     // the first
-  int32_t first_head;  // query head of the item's row 0
-  int32_t count;       // rows of this item: the last query block of a group may have fewer
+  int32_t kv_head;    // the first
+  int32_t first_row;  // the item's row 0, among those of its KV head
+  int32_t count;      // rows of this item, of all its heads: the last query block may have fewer
 
   // This worker's item, where its team's is `team_item`.
   __device__ __forceinline__ static ItemRows of(const DecodeParams& p, int32_t seq, int32_t team_item) {
     const int32_t item = team_item * p.team_size + member_here();
     if (p.row_blocks == 1) {
-      const int32_t kv_head = item * p.heads;
-      return {seq, kv_head, kv_head * p.group, p.heads * p.group};
+      return {seq, item * p.heads, 0, p.heads * p.rows};
     }
     const int32_t kv_head = item / p.row_blocks, row = item % p.row_blocks * p.block_rows;
-    return {seq, kv_head, kv_head * p.group + row, min(p.block_rows, p.group - row)};
+    return {seq, kv_head, row, min(p.block_rows, p.rows - row)};
+  }
+  // The item's `row`, 0..count - 1: head by head.
+  __device__ __forceinline__ QueryRow query_row(const DecodeParams& p, int32_t row) const {
+    if (p.q_len == 1) return {0, kv_head * p.group + first_row + row};  // neighbours, across KV heads too
+    const int32_t head = p.heads == 1 ? 0 : row / p.rows;
+    return p.query_row(kv_head + head, first_row + row - head * p.rows);
   }
 };
 

@@ -78,15 +78,16 @@ class CpAsyncLoader {
   // Called by the 128 producer threads, or by as many others. Rows that the item does not have become zero.
   __device__ __forceinline__ static void load_query(const DecodeParams& params, const TileRing<Traits>& ring,
                                                     const ItemRows& item, int slot) {
-    const auto* q = static_cast<const Element*>(params.q) + item.seq * params.q_strides.batch;
+    const auto* q = static_cast<const Element*>(params.q);
     const typename Traits::QueryLayout layout;
     const int rows = item.count / Traits::kHeads;  // of a head
     for (int i = int(threadIdx.x) % kProducerThreads; i < Traits::kHeads * Traits::kRows * kLanesPerRow;
          i += kProducerThreads) {
       const int head = i / (Traits::kRows * kLanesPerRow), row = i / kLanesPerRow % Traits::kRows;
       const int column = i % kLanesPerRow * kChunk;
-      copy_or_zero(ring.query(slot, head) + layout(row, column),
-                   q + (item.first_head + head * rows + row) * params.q_strides.head + column, row < rows);
+      const QueryRow from = item.query_row(params, head * rows + row);
+      copy_or_zero(ring.query(slot, head) + layout(row, column), q + params.q_strides.offset(item.seq, from) + column,
+                   row < rows);
     }
   }
 

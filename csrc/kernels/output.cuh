@@ -16,18 +16,15 @@ __device__ __forceinline__ float log_sum_exp(float m, float l) { return CUDART_L
 
 // Four neighbouring columns of one row: un-normalised O, with the row's m and l.
 template <typename Traits>
-__device__ __forceinline__ void store_output(const DecodeParams& p, const ItemRows& rows, int row, int column, float4 o,
-                                             float2 ml) {
+__device__ __forceinline__ void store_output(const DecodeParams& p, int32_t seq, const QueryRow& row, int column,
+                                             float4 o, float2 ml) {
   using Element = typename Traits::Element;
   const float inverse = ml.y == 0.f ? 0.f : ptx::reciprocal_approx(ml.y);  // no visible weight: 0, not 0 / 0
   const cutlass::Array<float, 4> normalised{o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse};
   const auto cast = cutlass::NumericArrayConverter<Element, float, 4>{}(normalised);
-  const int32_t head = rows.first_head + row;
-  Element* out = static_cast<Element*>(p.out) + rows.seq * p.out_strides.batch + head * p.out_strides.head + column;
+  Element* out = static_cast<Element*>(p.out) + p.out_strides.offset(seq, row) + column;
   *reinterpret_cast<uint2*>(out) = reinterpret_cast<const uint2&>(cast);
-  if (p.lse != nullptr && column == 0) {
-    p.lse[int64_t{rows.seq} * p.num_kv_heads * p.group + head] = log_sum_exp(ml.x, ml.y);
-  }
+  if (p.lse != nullptr && column == 0) p.lse[p.lse_offset(seq, row)] = log_sum_exp(ml.x, ml.y);
 }
 
 // Empty sequences are on no worker's share of the line; each worker serves every workers-th sequence.
@@ -36,10 +33,11 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
   const TileLine line = over_planned_lengths(p, p.line());
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
-    const ItemRows rows{seq, 0, 0, p.num_kv_heads * p.group};  // all heads
-#pragma unroll 1                                               // seldom run, and in the way of what is
-    for (int i = int(threadIdx.x) * 4; i < rows.count * Traits::kHeadDim; i += Traits::kComputeThreads * 4) {
-      store_output<Traits>(p, rows, i / Traits::kHeadDim, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
+    const int32_t heads = p.num_kv_heads * p.group, columns = p.q_len * heads * Traits::kHeadDim;
+#pragma unroll 1  // seldom run, and in the way of what is
+    for (int i = int(threadIdx.x) * 4; i < columns; i += Traits::kComputeThreads * 4) {
+      const int32_t row = i / Traits::kHeadDim;
+      store_output<Traits>(p, seq, {row / heads, row % heads}, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
     }
   }
 }

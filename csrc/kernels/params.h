@@ -13,8 +13,17 @@ enum class DType : int32_t { kFloat16, kBFloat16, kFloat32 };
 struct CacheStrides {
   int64_t batch, token, head;
 };
+// A query row: the q_len query tokens of a sequence are the last of its tokens.
+struct QueryRow {
+  int32_t token;  // 0..q_len - 1
+  int32_t head;   // query head
+};
 struct RowStrides {
-  int64_t batch, head;
+  int64_t batch, token, head;
+
+  LEANATTN_HOST_DEVICE int64_t offset(int32_t seq, const QueryRow& row) const {
+    return seq * batch + row.token * token + row.head * head;
+  }
 };
 
 // Scratch memory of stage 3. Its owner guarantees that no other call in flight uses it.
@@ -33,13 +42,13 @@ struct DebugOptions {
 };
 
 struct DecodeParams {
-  const void* q;           // [batch, num_kv_heads * group, head_dim], strides q_strides
+  const void* q;           // [batch, q_len, num_kv_heads * group, head_dim], strides q_strides
   const void* k;           // [batch, max_tokens, num_kv_heads, head_dim], strides k_strides
   const void* v;           // [batch, max_tokens, num_kv_heads, head_dim], strides v_strides
   const int32_t* seqlens;  // [batch] tokens of each sequence that this call reads; contiguous
   int32_t* plan;           // plan.h; may be null
-  void* out;               // [batch, num_kv_heads * group, head_dim], strides out_strides, dtype of q
-  float* lse;              // [batch, num_kv_heads * group] natural log, contiguous; may be null
+  void* out;               // [batch, q_len, num_kv_heads * group, head_dim], strides out_strides, dtype of q
+  float* lse;              // [batch, num_kv_heads * group, q_len] natural log, contiguous; may be null
 
   RowStrides q_strides, out_strides;
   CacheStrides k_strides, v_strides;
@@ -47,10 +56,13 @@ struct DecodeParams {
   DType dtype;  // of q, k, v and out
   int32_t batch;
   int32_t num_kv_heads;
-  int32_t group;       // query heads per KV head: the query rows that share a read of K and V
-  int32_t block_rows;  // query rows of a KV head in an item, ceil(group / row_blocks)
-  int32_t row_blocks;  // items per (sequence, KV head); 1 unless heads is 1
-  int32_t heads;       // KV heads of an item
+  int32_t q_len;
+  int32_t causal_tokens;  // the last ones, which not all query tokens see: q_len - 1, or 0 without a causal mask
+  int32_t group;          // query heads per KV head
+  int32_t rows;           // query rows of a KV head, which share a read of K and V: q_len x group, in this order
+  int32_t block_rows;     // query rows of a KV head in an item, ceil(rows / row_blocks)
+  int32_t row_blocks;     // items per (sequence, KV head); 1 unless heads is 1
+  int32_t heads;          // KV heads of an item
   int32_t head_dim;
   int32_t max_tokens;
   int32_t tile_tokens;
@@ -68,6 +80,13 @@ struct DecodeParams {
   Workspace workspace;
   DebugOptions debug;
 
+  LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
+    const int32_t token = q_len == 1 ? 0 : row / group;
+    return {token, kv_head * group + row - token * group};
+  }
+  LEANATTN_HOST_DEVICE int64_t lse_offset(int32_t seq, const QueryRow& row) const {
+    return (int64_t{seq} * num_kv_heads * group + row.head) * q_len + row.token;
+  }
   LEANATTN_HOST_DEVICE bool promised() const { return fresh_tokens >= 0; }
   LEANATTN_HOST_DEVICE CutItem cut_item(const Cuts& cuts, int32_t team, const Span& span) const {
     return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(team, span) : cuts.cut_item(team, span);

@@ -78,7 +78,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
 
   Loader loader(params, ring);
   if (tiles.done()) {
-    if (Loader::writes_notes()) ring.smem.notes[0] = {0, TileNote::kNothing};
+    if (Loader::writes_notes()) ring.smem.notes[0] = {0, TileNote::kNothing, 0};
     loader.finish(0);
     return;
   }
@@ -115,14 +115,14 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
         landing.advance(ring.num_stages);
       }
     }
-    const int32_t visible = tiles.end - tiles.token;
+    const int32_t visible = tiles.span.tokens - tiles.token;  // all that follow
     loader.load(stage.slot, visible);
     ++in_flight;
     begun += tiles.first;
     if (tiles.first && !waiting && !(promised && begun == 1)) Loader::load_query(params, ring, rows, span_slot.slot);
     if (Loader::writes_notes()) {
-      ring.smem.notes[stage.slot] = {
-          visible, (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0)};
+      const int32_t flags = (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0);
+      ring.smem.notes[stage.slot] = {visible, flags, rows.first_row};
     }
     // With the last tile: it would hold up the loads of the first ones.
     if (tiles.last() && Loader::writes_tasks()) {

@@ -77,6 +77,10 @@ struct PartialList {
   __device__ __forceinline__ static int32_t floats_of_slot(const DecodeParams& p) {
     return p.team_size * p.partial_floats;
   }
+  // The same partials without their first rows.
+  __device__ __forceinline__ PartialList from_row(int32_t row) const {
+    return {first + row * Partial<Traits>::kRow, to_second, stride, count};
+  }
   // From the first partial to the i-th, in floats.
   __device__ __forceinline__ int32_t offset(int32_t i) const { return i == 0 ? 0 : to_second + (i - 1) * stride; }
 };
@@ -130,6 +134,17 @@ struct MergeFactors {
   }
 };
 
+// A few rows at a time: more would take registers from the tile loop. One where that is enough for a group of four.
+template <typename Traits>
+struct MergePass {
+  static constexpr int kRowStep = Traits::kComputeThreads / MergeFactors<Traits>::kRowThreads;
+  static constexpr int kAllRows = Traits::kHeads * Traits::kRows;
+  static constexpr int kThreadRows = kAllRows == 8 ? 1 : std::min(kAllRows / kRowStep, Traits::kRows <= 16 ? 4 : 2);
+  static constexpr int kRows = kThreadRows * kRowStep;
+  // Partials of fewer rows nearly always fit into the idle ring as they are, and small calls feel every instruction.
+  static constexpr bool kInParts = Traits::kRows > 16;
+};
+
 // The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. m and
 // l of the first rows come from `list`, all else from `copied`, the same partials perhaps elsewhere, which wait() makes
 // sure are there. O is summed in token order, l in an order that depends on the number of partials alone: whoever
@@ -138,13 +153,11 @@ template <typename Traits, typename Wait, typename Emit>
 __device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const PartialList<Traits>& copied,
                                                int rows, const Wait& wait, const Emit& emit) {
   using Factors = MergeFactors<Traits>;
-  constexpr int kRowStep = Traits::kComputeThreads / Factors::kRowThreads;
-  // A few rows at a time: more would take registers from the tile loop. One where that is enough for a group of four.
-  constexpr int kAllRows = Traits::kHeads * Traits::kRows;
-  constexpr int kThreadRows = kAllRows == 8 ? 1 : std::min(kAllRows / kRowStep, Traits::kRows <= 16 ? 4 : 2);
+  using Pass = MergePass<Traits>;
+  constexpr int kRowStep = Pass::kRowStep, kThreadRows = Pass::kThreadRows;
   const int thread = ptx::thread_index_here(), thread_of_row = thread % Factors::kRowThreads;
 #pragma unroll 1
-  for (int first_row = 0; first_row < rows; first_row += kThreadRows * kRowStep) {
+  for (int first_row = 0; first_row < rows; first_row += Pass::kRows) {
     Factors factors[kThreadRows];
     int row[kThreadRows];
     float4 sum[kThreadRows] = {};
@@ -173,12 +186,22 @@ __device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, 
   }
 }
 
-// Shared memory into which all partials are copied at once, while the ring is idle: the way to L2 is what costs time.
+// Shared memory into which partials are copied, all of them or as many rows of all as fit, while the ring is idle: the
+// way to L2 is what costs time.
 struct Staging {
   float* memory;
   int32_t floats;     // 0 while the ring is in use
   uint64_t* barrier;  // completes when the copies have landed
   uint32_t parity;
+
+  // Rows of each of `count` partials: all, or whole passes, or none.
+  template <typename Traits>
+  __device__ __forceinline__ int32_t rows_that_fit(int32_t count, int32_t rows) const {
+    const int32_t row_floats = count * Partial<Traits>::kRow;
+    if (rows * row_floats <= floats) return rows;
+    if constexpr (!MergePass<Traits>::kInParts) return 0;
+    return floats / row_floats / MergePass<Traits>::kRows * MergePass<Traits>::kRows;
+  }
 };
 
 // Stage 3 of a span whose partial is written. What ends in the last CTA of the item with
@@ -199,22 +222,35 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
     debug_delay(p.debug, worker_here(p), 4 * task.rows.seq + 2 * of_groups);
     if (!arrives_last<Traits>(p, ticket, list.count, smem)) return;
     debug_delay(p.debug, worker_here(p), 4 * task.rows.seq + 2 * of_groups + 1);
-    const int32_t floats = task.rows.count * Partial<Traits>::kRow;
-    const bool copy = list.count * floats <= staging.floats;
-    if (copy) Traits::Loader::stage_partials(list, floats, staging);
-    const List copied = copy ? List{staging.memory, floats, floats, list.count} : list;
-    const auto wait = [&] {
-      if (!copy) return;
-      ptx::mbarrier_wait(staging.barrier, staging.parity);
-      staging.parity ^= 1;
+    const int32_t rows = task.rows.count, staged_rows = staging.rows_that_fit<Traits>(list.count, rows);
+    const auto merge = [&](int32_t begin, int32_t count) {
+      const List part = list.from_row(begin);
+      const int32_t floats = count * Partial<Traits>::kRow;
+      if (staged_rows > 0) Traits::Loader::stage_partials(part, floats, staging);
+      const List copied = staged_rows > 0 ? List{staging.memory, floats, floats, list.count} : part;
+      const auto wait = [&] {
+        if (staged_rows == 0) return;
+        ptx::mbarrier_wait(staging.barrier, staging.parity);
+        staging.parity ^= 1;
+      };
+      merge_partials<Traits>(part, copied, count, wait, [&](int row, int column, float4 o, float2 ml) {
+        if (top) {
+          store_output<Traits>(p, task.rows.seq, task.rows.query_row(p, begin + row), column, o, ml);
+        } else {
+          group_result.store(begin + row, column, o, ml);
+        }
+      });
     };
-    merge_partials<Traits>(list, copied, task.rows.count, wait, [&](int row, int column, float4 o, float2 ml) {
-      if (top) {
-        store_output<Traits>(p, task.rows, row, column, o, ml);
-      } else {
-        group_result.store(row, column, o, ml);
+    if constexpr (MergePass<Traits>::kInParts) {
+      const int32_t rows_at_once = staged_rows > 0 ? staged_rows : rows;
+#pragma unroll 1
+      for (int32_t begin = 0; begin < rows; begin += rows_at_once) {
+        if (begin > 0) compute_barrier<Traits>();  // all have read what the next rows overwrite
+        merge(begin, min(rows_at_once, rows - begin));
       }
-    });
+    } else {
+      merge(0, rows);
+    }
     if (top) return;
   }
 }

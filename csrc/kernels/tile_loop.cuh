@@ -9,6 +9,17 @@
 
 namespace leanattn {
 
+// Which of a sequence's last tokens an item's rows do not see.
+struct CausalRows {
+  int32_t tokens;  // DecodeParams::causal_tokens; 0: all rows see all
+  int32_t group;
+  int32_t first_row;
+
+  __device__ __forceinline__ int32_t hidden(int32_t row) const {
+    return tokens == 0 ? 0 : tokens - (first_row + row) / group;
+  }
+};
+
 template <typename Traits>
 class TileLoop {
   using Element = typename Traits::Element;
@@ -54,21 +65,26 @@ class TileLoop {
     }
   }
 
-  // Folds in this warp's tokens of a tile, of which `visible`, at least one, belong to the sequence.
+  // Folds in this warp's tokens of a tile; `visible`, at least one, belong to the sequence from the first of them on.
   // `keys`, `values`: [kWarpTokens, head_dim], KvLayout.
-  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, float scale_log2, int visible) {
+  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, float scale_log2, int visible,
+                                            const CausalRows& causal) {
     using namespace cute;
     auto scores = multiply_key_query(keys);
 #pragma unroll
     for (int i = 0; i < size(scores); ++i) scores(i) *= scale_log2;
 
     auto thread_scores = make_tensor(scores.data(), ThreadRowsLayout<kTokenAtoms>{});
-    if (visible < Traits::kWarpTokens) {
+    if (visible - causal.tokens < Traits::kWarpTokens) {
+      const int lane = int(threadIdx.x) % 32;
+      int seen[kThreadRows];
+#pragma unroll
+      for (int r = 0; r < kThreadRows; ++r) seen[r] = visible - causal.hidden(row(lane, r));
 #pragma unroll
       for (int t = 0; t < size<1>(thread_scores); ++t) {
-        if (place(int(threadIdx.x) % 32, t) >= visible) {
 #pragma unroll
-          for (int r = 0; r < kThreadRows; ++r) thread_scores(r, t) = kMinusInfinity;
+        for (int r = 0; r < kThreadRows; ++r) {
+          if (place(lane, t) >= seen[r]) thread_scores(r, t) = kMinusInfinity;
         }
       }
     }

@@ -6,8 +6,8 @@
 
 namespace leanattn::tile_table {
 
-// Query rows of one item at most. 32 rows x head_dim 128 of float32 O are 128 registers a thread when one warp
-// holds them; 64 would not fit. A larger group becomes several query blocks, which read K and V again (mostly from L2).
+// Query rows of a KV head in an item at most. 32 rows x head_dim 128 of float32 O are 128 registers a thread when one
+// warp holds them; 64 would not fit. More become several query blocks, which read K and V again (mostly from L2).
 constexpr int32_t kMaxBlockRows = 32;
 
 // Workers at most; the size of a block of tickets. Far above any SM count, small enough to hand out freely (4 KiB).
@@ -33,29 +33,44 @@ constexpr int32_t kCpuTileTokens = 64;
 // CPU: a thread switches items in a small part of the time of a tile, so nothing is charged for it.
 constexpr int32_t kCpuItemCost = 0;
 
-// A group of query rows in as few items as possible, of equal size.
+// Query tokens of a sequence at most: what speculative decoding verifies at once.
+constexpr int32_t kMaxQueryTokens = 16;
+
+// What a call is, as far as it is known on the host. `rows`: query rows of a KV head.
+struct Shape {
+  int32_t batch, max_tokens, num_kv_heads, rows, head_dim;
+};
+
+// The query rows of a KV head in as few items as possible, of equal size.
 struct RowBlocks {
   int32_t row_blocks, block_rows;
+
+  constexpr static RowBlocks of(int32_t rows, int32_t most_rows) {
+    const int32_t blocks = ceil_div(rows, most_rows);
+    return {blocks, ceil_div(rows, blocks)};
+  }
 };
-constexpr RowBlocks row_blocks(int32_t group) {
-  const int32_t blocks = ceil_div(group, kMaxBlockRows);
-  return {blocks, ceil_div(group, blocks)};
+
+// Bytes of 16-bit K and V, if all sequences are as long as they can be.
+constexpr int64_t cuda_bytes(const Shape& shape) {
+  return int64_t{shape.batch} * shape.max_tokens * shape.num_kv_heads * shape.head_dim * 4;
 }
 
-// What a call is, as far as it is known on the host.
-struct Shape {
-  int32_t batch, max_tokens, num_kv_heads, group, head_dim;
-};
+// CUDA: to merge partials of many rows takes long, and to read little K and V again from L2 does not (docs/tuning.md:
+// 8 query tokens of 4 MB of llama8b take 18 us in items of 32 rows, 9 in items of 16).
+constexpr int32_t cuda_block_rows(const Shape& shape) {
+  const int64_t bytes = cuda_bytes(shape);
+  return bytes <= 8'000'000 ? 8 : (bytes <= 100'000'000 ? 16 : kMaxBlockRows);
+}
 
 // CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
 // them faster together than one after the other: 2% of the time at 256 bytes a head, 5% at 128 (docs/tuning.md). So
 // an item has several heads, unless that leaves so few items that merging what is cut costs more: some 4 us.
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
-  if (shape.num_kv_heads % kManyHeads != 0 || shape.group > kManyHeadsRows) return 1;
+  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
-  const int64_t bytes = int64_t{shape.batch} * shape.max_tokens * shape.num_kv_heads * shape.head_dim * 4;
   constexpr int64_t kMergeBytes = 18'000'000;  // read in 4 us
-  const int64_t gained_bytes = bytes / 100 * (shape.head_dim <= 64 ? 5 : 2);
+  const int64_t gained_bytes = cuda_bytes(shape) / 100 * (shape.head_dim <= 64 ? 5 : 2);
   const bool few_cuts = 10 * items >= 9 * workers;
   return few_cuts || (gained_bytes > kMergeBytes && 20 * items >= workers) ? kManyHeads : 1;
 }
@@ -65,7 +80,7 @@ constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
 // of the workers would not fit into teams; a team of more than kMaxTeam gains nothing.
 constexpr int32_t kMaxTeam = 16;
 constexpr int32_t kMaxTeams = 65535;  // the second dimension of a grid
-constexpr int32_t cuda_team_size(int32_t items_per_seq, int32_t workers) {
+constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers) {
   for (int32_t size = kMaxTeam; size > 1; --size) {
     if (items_per_seq % size == 0 && size <= workers && workers % size <= workers / 64) return size;
   }
@@ -74,26 +89,35 @@ constexpr int32_t cuda_team_size(int32_t items_per_seq, int32_t workers) {
 
 struct Tiling {
   int32_t heads;  // of an item
+  RowBlocks rows;
   int32_t tile_tokens;
   int32_t item_cost;
   int32_t team_size;
 };
 constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
   const int32_t heads = cuda_heads(shape, workers);
-  const int32_t items = shape.num_kv_heads / heads * row_blocks(shape.group).row_blocks;
-  return {heads, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost, cuda_team_size(items, workers)};
+  const auto rows = RowBlocks::of(shape.rows, cuda_block_rows(shape));
+  const int64_t items = int64_t{shape.num_kv_heads} / heads * rows.row_blocks;
+  return {heads, rows, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost, cuda_team_size(items, workers)};
 }
-constexpr Tiling cpu_tiling() { return {1, kCpuTileTokens, kCpuItemCost, 1}; }
+constexpr Tiling cpu_tiling(const Shape& shape) {
+  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1};
+}
+
+inline Shape shape_of(const DecodeParams& p) { return {p.batch, p.max_tokens, p.num_kv_heads, p.rows, p.head_dim}; }
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
   p.heads = tiling.heads;
+  p.row_blocks = tiling.rows.row_blocks;
+  p.block_rows = tiling.rows.block_rows;
   p.tile_tokens = tiling.tile_tokens;
   p.item_cost = tiling.item_cost;
   p.team_size = tiling.team_size;
   p.teams = workers / tiling.team_size;
   p.workers = p.teams * tiling.team_size;
   p.partial_floats = p.heads * p.block_rows * (p.head_dim + kPartialRowExtra);
-  p.items_per_team = p.num_kv_heads / tiling.heads * p.row_blocks / tiling.team_size;
+  // check_line_fits() refuses what does not fit.
+  p.items_per_team = static_cast<int32_t>(int64_t{p.num_kv_heads} / tiling.heads * p.row_blocks / tiling.team_size);
 }
 
 }  // namespace leanattn::tile_table

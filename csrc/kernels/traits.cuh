@@ -11,9 +11,10 @@
 namespace leanattn {
 
 // What the producer tells the warps that compute, beside a tile.
-struct alignas(8) TileNote {
+struct alignas(16) TileNote {
   int32_t visible;  // tokens of the sequence from the tile's first one on
   int32_t flags;
+  int32_t first_row;                      // of the item
   static constexpr int32_t kLast = 1;     // of its span
   static constexpr int32_t kEnd = 2;      // the last of the CTA's share
   static constexpr int32_t kNothing = 4;  // no tile at all: the share is empty

@@ -202,12 +202,14 @@ void test_longest_line() {
 }
 
 void test_row_blocks() {
-  for (int32_t group = 1; group <= 300; ++group) {
-    const auto rows = tile_table::row_blocks(group);
-    CHECK(rows.block_rows <= tile_table::kMaxBlockRows);
-    CHECK(rows.row_blocks * rows.block_rows >= group);
-    CHECK((rows.row_blocks - 1) * rows.block_rows < group);
-    CHECK(rows.row_blocks == ceil_div(group, tile_table::kMaxBlockRows));
+  for (const int32_t most : {8, 16, tile_table::kMaxBlockRows}) {
+    for (int32_t rows = 1; rows <= 300; ++rows) {
+      const auto blocks = tile_table::RowBlocks::of(rows, most);
+      CHECK(blocks.block_rows <= most);
+      CHECK(blocks.row_blocks * blocks.block_rows >= rows);
+      CHECK((blocks.row_blocks - 1) * blocks.block_rows < rows);
+      CHECK(blocks.row_blocks == ceil_div(rows, most));
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -156,10 +157,13 @@ def test_in_a_model_a_step_runs_before_each_call_on_the_same_copy() -> None:
 
 @pytest.mark.parametrize("name", names_of("ours", "decomposition"))
 @pytest.mark.parametrize("heads", [HEADS, shapes.Heads(query=40, kv=1, dim=64)], ids=["8/2", "40/1"])
+@pytest.mark.parametrize("q_len", [1, 5])
 @pytest.mark.usefixtures("small_rotation")
-def test_ours_and_the_decompositions_are_right_on_every_copy(name: str, heads: shapes.Heads) -> None:
+def test_ours_and_the_decompositions_are_right_on_every_copy(
+    name: str, heads: shapes.Heads, q_len: int
+) -> None:
     """On the CPU backend, which takes the same arguments; its threads stand for SMs."""
-    shape = shapes.Shape("test", "ragged", heads, lengths=(1, 37, 1300))
+    shape = shapes.Shape("test", "ragged", heads, lengths=(q_len, 37, 1300), q_len=q_len)
     case = Case.random(shape, torch.bfloat16, "cpu")
     for copy, call in enumerate(IMPLEMENTATIONS[name].bind(case)):
         of_copy = Case(shape, case.q, case.seqlens, case.k[copy:], case.v[copy:])
@@ -167,11 +171,13 @@ def test_ours_and_the_decompositions_are_right_on_every_copy(name: str, heads: s
 
 
 @pytest.mark.parametrize("splits", [1, 2, 7, 40])
+@pytest.mark.parametrize("q_len", [1, 10])
 @pytest.mark.usefixtures("small_rotation")
-def test_the_workspace_is_what_the_kernel_asks_for(splits: int) -> None:
-    case = Case.random(RAGGED, torch.bfloat16, "cpu")
+def test_the_workspace_is_what_the_kernel_asks_for(splits: int, q_len: int) -> None:
+    case = Case.random(replace(RAGGED, lengths=(q_len, 37, 130), q_len=q_len), torch.bfloat16, "cpu")
     (*_, last) = bind_fixed_split(case, splits_of=lambda case: splits)
-    assert row_error(last(), reference(Case(RAGGED, case.q, case.seqlens, case.k[-1:], case.v[-1:]))) < 6e-3
+    of_last = Case(case.shape, case.q, case.seqlens, case.k[-1:], case.v[-1:])
+    assert row_error(last(), reference(of_last)) < 6e-3
     arguments = case.q, case.k[0], case.v[0], case.seqlens, torch.empty_like(case.q), None
     if needed := workspace_floats(case, splits):
         with pytest.raises(ValueError, match=f"of at least {needed} elements"):

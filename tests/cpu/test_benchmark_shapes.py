@@ -23,6 +23,8 @@ from benchmarks.splits import split_count, wave_efficiency
         ("llama8b zipf B64", 1277.8),
         ("70b/tp8 lognormal B32", 99.9),
         ("llama8b short B256", 260.0),
+        ("llama8b B4 16k q2", 268.4),
+        ("llama8b B4 16k q8", 268.4),
     ],
 )
 def test_shapes_hold_as_much_as_their_names_say(name: str, megabytes: float) -> None:
@@ -42,6 +44,23 @@ def test_awkward_batches_come_with_eight_heads_and_with_one() -> None:
     awkward = sets.select(["awkward"])
     found = {(shape.batch, shape.heads.kv) for shape in awkward}
     assert found == {(batch, heads) for batch in (3, 17, 20, 34) for heads in (8, 1)}
+
+
+def test_several_query_tokens_are_a_set_of_its_own() -> None:
+    every = sets.all_shapes()
+    found = {shape.name: (shape.q_len, shape.q_shape) for shape in sets.select(["spec"])}
+    assert found == {
+        "llama8b B4 16k q2": (2, (4, 2, 32, 128)),
+        "llama8b B4 16k q4": (4, (4, 4, 32, 128)),
+        "llama8b B4 16k q8": (8, (4, 8, 32, 128)),
+        "70b/tp8 B3 8k q5": (5, (3, 5, 8, 128)),
+        "llama8b lognormal B32 q4": (4, (32, 4, 32, 128)),
+    }
+    assert [shape.name for shape in sets.select(["spec"], quick=True)] == ["llama8b B4 16k q4"]
+    assert {shape.set_name for shape in every if shape.q_len > 1} == {"spec", "twins"}
+    assert all(shape.q_len <= min(shape.lengths) for shape in every)
+    assert sets.select(["uniform"])[0].q_shape == (1, 32, 128)
+    assert "spec" not in results.UNCOUNTED_SETS
 
 
 @pytest.mark.parametrize("shape", sets.all_shapes(), ids=lambda shape: shape.name)
@@ -73,7 +92,7 @@ def test_twins_hold_the_bytes_of_a_ragged_shape_in_equal_lengths() -> None:
     for name, twin in of_ragged.items():
         shape = every[name]
         assert not twin.ragged
-        assert (twin.batch, twin.heads) == (shape.batch, shape.heads)
+        assert (twin.batch, twin.heads, twin.q_len) == (shape.batch, shape.heads, shape.q_len)
         assert twin.kv_bytes(2) == pytest.approx(shape.kv_bytes(2), rel=0.01)
 
 

@@ -14,6 +14,7 @@ from benchmarks.method import IN_MODEL
 from benchmarks.peers import (
     COMPARED_NAMES,
     FIXED_SPLIT,
+    IMPLEMENTATIONS,
     LEANATTN,
     OWN_NO_SPLIT,
     PEER_NAMES,
@@ -136,6 +137,20 @@ def test_the_tables_compare_with_limit_peers_and_decompositions(
         assert any(text in line for line in lines), text
 
 
+def test_several_query_tokens_are_in_every_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, document = run_decode(monkeypatch, tmp_path / "run.json", "--quick", "--set", "uniform", "spec")
+    shapes = document["shapes"]
+    assert {(shape["set"], shape["q_len"]) for shape in shapes} == {("uniform", 1), ("spec", 4)}
+    of_spec, of_all = totals.set_rows(shapes)[-2:]
+    assert of_spec[:2] == ("spec", "1")
+    assert of_all[1] == str(len(shapes))
+    rows = [line.split()[:5] for line in report.render(document).splitlines() if line.startswith("spec  ")]
+    name = ["spec", "llama8b", "B4", "16k", "q4"]
+    assert rows == [["spec", "1", *of_spec[2:5]], name, name, name]
+    plots.main([str(tmp_path / "run.json"), "--out", str(tmp_path)])
+    assert ">spec<" in (tmp_path / "speed_up.svg").read_text()
+
+
 def record(name: str, set_name: str = "s", **microseconds: float) -> dict[str, Any]:
     results = {key: {"status": "ok", **measured(us)} for key, us in microseconds.items()}
     return {"set": set_name, "name": name, "kv_bytes": 10**9, "results": results}
@@ -215,6 +230,11 @@ COMMANDS = {
     "benchmarks.host_overhead": argparse.ArgumentParser,  # takes no arguments
 }
 README = Path(decode.__file__).with_name("README.md").read_text()
+
+
+def test_the_readme_names_every_set_and_implementation() -> None:
+    for name in (*sets.SET_NAMES, *IMPLEMENTATIONS):
+        assert f"`{name}`" in README
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,15 @@ class TestInstructionSets:
     def test_groups(self, group: int) -> None:
         decode_and_check(make_inputs((150, 1, 64), device=CPU, dtype=torch.float32, heads=(3 * group, 3)))
 
+    @pytest.mark.parametrize("q_len", [2, 5, 16])
+    @pytest.mark.parametrize("heads", [(1, 1), (6, 2), (9, 9), (33, 1)])
+    def test_query_tokens(self, heads: tuple[int, int], q_len: int) -> None:
+        lengths = (0, 1, 7, 64, 65, 130)
+        inputs = make_inputs(lengths, device=CPU, q_len=q_len, heads=heads, dtype=torch.float32)
+        for causal in (True, False):
+            inputs.causal = causal
+            decode_and_check(inputs)
+
     def test_tokens_of_a_tile(self) -> None:
         decode_and_check(make_inputs(range(1, 130), device=CPU, dtype=torch.float32, head_dim=40))
 

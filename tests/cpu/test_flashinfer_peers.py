@@ -6,15 +6,11 @@ import pytest
 import torch
 
 from benchmarks.case import Case
-from benchmarks.flashinfer_peers import (
-    FLASHINFER_PEERS,
-    PAGE_TOKENS,
-    page_step,
-    page_table,
-    pages_of,
-    table_of,
-)
+from benchmarks.flashinfer_peers import FLASHINFER_PEERS, call_per_copy
+from benchmarks.measure import ShapeBench
 from benchmarks.packages import Missing
+from benchmarks.pages import PAGE_TOKENS, page_step, page_table, pages_of, table_of
+from benchmarks.peers import Implementation
 from benchmarks.shapes import SHAPES, Heads, Shape
 
 HEADS = Heads(query=4, kv=2, dim=8)
@@ -25,6 +21,7 @@ BATCHES = [
     (4 * PAGE_TOKENS, 1, PAGE_TOKENS, PAGE_TOKENS + 1),
     (300, 17, 300, 64),  # a page at every 4th token
     (131, 131, 1, 65),  # a page at every token
+    (32, 31),  # a single page
 ]
 
 
@@ -77,6 +74,15 @@ def test_pages_are_a_view_with_the_tokens_of_the_table(lengths: tuple[int, ...])
         page, size = table.indices[table.indptr[sequence + 1] - 1], table.last_page_tokens[sequence]
         last = cache.as_strided((size, *pages.shape[2:]), pages.stride()[1:], page * pages.stride(0))
         assert torch.equal(last, cache[sequence, tokens - size : tokens])
+
+
+@pytest.mark.parametrize("lengths", [(PAGE_TOKENS - 1,), (21, 21, 1)])
+def test_a_cache_without_room_for_a_page_is_unsupported(lengths: tuple[int, ...]) -> None:
+    case = small_case(lengths)
+    bench = ShapeBench(case, tolerance=1e-3)
+    peer = Implementation("", "", lambda case: call_per_copy(case, lambda pages, out: None))
+    reason = "only caches of a page and more, 64 tokens"
+    assert bench.measure(peer) == {"status": "unsupported", "detail": reason}
 
 
 def test_dense_table_is_filled_up() -> None:

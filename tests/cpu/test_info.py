@@ -36,7 +36,9 @@ def test_json_agrees_with_the_library() -> None:
 def test_what_is_said_to_work_works() -> None:
     for name, backend in info.report()["backends"].items():
         for dtype in backend["dtypes"]:
-            ok, reasons = leanattn.is_supported(name, getattr(torch, dtype), backend["head_dims"][0])
+            ok, reasons = leanattn.is_supported(
+                name, getattr(torch, dtype), backend["head_dims"][0], q_len=backend["q_lens"][-1]
+            )
             assert ok == backend["works"], reasons
         assert backend["works"] == (not backend["reasons"])
 
@@ -45,7 +47,7 @@ def test_text_says_what_works_and_why_the_rest_does_not(capsys: pytest.CaptureFi
     assert main(["info"]) == 0
     text = capsys.readouterr().out
     assert f"leanattn  {leanattn.__version__}" in text
-    assert "  cpu     float16, bfloat16, float32; head_dim 8 to 256" in text
+    assert "  cpu     float16, bfloat16, float32; head_dim 8 to 256 in steps of 8; q_len 1 to 16\n" in text
     for reason in info.report()["backends"]["cuda"]["reasons"]:
         assert reason in text
 

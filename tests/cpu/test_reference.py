@@ -38,6 +38,31 @@ def test_reference_of_empty_sequences_and_of_a_query_of_four_dimensions() -> Non
     assert torch.equal(lse4, lse[:, :, None])
 
 
+@pytest.mark.parametrize("heads", [(4, 4), (8, 2), (6, 1)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_reference_of_several_query_tokens(heads: tuple[int, int], causal: bool) -> None:
+    """Each is a query token alone, over the tokens that it sees."""
+    inputs = make_inputs((70, 0, 2, 5, 33), device=CPU, q_len=5, heads=heads)
+    q, k, v, lengths = inputs.tensors()
+    out, lse = decode_reference(q, k, v, lengths, causal=causal)
+    assert out.shape == q.shape
+    assert lse.shape == (5, heads[0], 5)
+    for token in range(5):
+        seen = lengths - 4 + token if causal else lengths
+        one, one_lse = decode_reference(q[:, token], k, v, seen)
+        torch.testing.assert_close(out[:, token], one, atol=1e-12, rtol=0)
+        torch.testing.assert_close(lse[:, :, token], one_lse, atol=1e-12, rtol=0)
+
+
+def test_the_mask_of_the_reference_is_that_of_torch() -> None:
+    """Where there are as many tokens as queries, it does not matter at which end a mask begins."""
+    inputs = make_inputs((7,), device=CPU, q_len=7)
+    out, _ = decode_reference(*inputs.tensors())
+    q, k, v = (x[:, :7].double().transpose(1, 2) for x in (inputs.q, inputs.k_cache, inputs.v_cache))
+    expected = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-12, rtol=0)
+
+
 def test_reference_in_a_lower_dtype_is_less_exact() -> None:
     inputs = make_inputs((300,), device=CPU, dtype=torch.float32)
     exact, _ = decode_reference(*inputs.tensors())

@@ -295,8 +295,8 @@ def test_a_worker_out_of_range_is_refused() -> None:
         (lambda: Shares(5, 8).worker_of(-1), "unit: .*got -1"),
         (lambda: Shares(5, 8).begin(9), r"worker: expected 0\.\.8, got 9"),
         (lambda: Shares(5, 8).size(8), r"worker: expected 0\.\.7, got 8"),
-        (lambda: schedule.row_blocks(0), r"group: expected 1\.\.2147483615, got 0"),
-        (lambda: schedule.row_blocks(2**31 - 1), "group: .*got 2147483647"),
+        (lambda: tiling_of("cpu", rows=0), r"rows: expected 1\.\.2147483615, got 0"),
+        (lambda: tiling_of("cuda", rows=2**31 - 1), "rows: .*got 2147483647"),
         (lambda: schedule.partial_slots(2**30), "workers: .*got 1073741824"),
     ],
 )
@@ -305,10 +305,14 @@ def test_numbers_out_of_range_are_refused(call: Callable[[], object], message: s
         call()
 
 
-@pytest.mark.parametrize("group", [1, 8, 32, 33, 64, 71, 128])
-def test_row_blocks_hold_the_group(group: int) -> None:
-    blocks, rows = schedule.row_blocks(group)
-    assert (blocks - 1) * rows < group <= blocks * rows
+@pytest.mark.parametrize("rows", [1, 8, 32, 33, 64, 71, 128])
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_row_blocks_hold_all_rows(device_type: str, rows: int) -> None:
+    for max_tokens, most in ((8, 8), (1024, 16), (100_000, 32)):
+        tiling = tiling_of(device_type, rows=rows, max_tokens=max_tokens)
+        assert tiling.block_rows <= (most if device_type == "cuda" else 32)
+        assert (tiling.row_blocks - 1) * tiling.block_rows < rows <= tiling.row_blocks * tiling.block_rows
+        assert tiling.heads == 1 or tiling.row_blocks == 1
 
 
 def tiling_of(device_type: str, **changes: int) -> schedule.Tiling:
@@ -316,7 +320,7 @@ def tiling_of(device_type: str, **changes: int) -> schedule.Tiling:
         "batch": 8,
         "max_tokens": 8192,
         "num_kv_heads": 8,
-        "group": 4,
+        "rows": 4,
         "head_dim": 128,
         "workers": 132,
     }
@@ -336,7 +340,7 @@ def test_a_tile_on_a_gpu_has_as_many_bytes_whatever_it_is_of() -> None:
         ({}, 1),
         ({"batch": 66}, 4),  # as many items of four heads as workers
         ({"batch": 66, "num_kv_heads": 6}, 1),
-        ({"batch": 66, "group": 9}, 1),
+        ({"batch": 66, "rows": 9}, 1),
         ({"batch": 1, "max_tokens": 2**20}, 1),  # two items for all workers
         ({"batch": 8, "max_tokens": 2**15}, 4),  # a gigabyte
     ],

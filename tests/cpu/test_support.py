@@ -26,12 +26,13 @@ def test_cpu_head_dims_are_those_of_the_op(head_dim: int) -> None:
 
 def test_reasons() -> None:
     assert leanattn.is_supported("cpu", torch.float32, 64, group=7) == (True, [])
-    ok, reasons = leanattn.is_supported("cpu", torch.float64, 60, group=0, q_len=3)
+    assert leanattn.is_supported("cpu", torch.float32, 64, q_len=16) == (True, [])
+    ok, reasons = leanattn.is_supported("cpu", torch.float64, 60, group=0, q_len=17)
     assert not ok
     assert reasons == [
         "q: dtype torch.float64, expected one of float16, bfloat16, float32 on cpu",
         "q: head_dim 60, expected one of 8, 16, ..., 256 on cpu",
-        "q: q_len 3, expected one of 1",
+        "q: q_len 17, expected 1..16",
         "q: group 0, expected 1 or more query heads for a KV head",
     ]
     assert leanattn.is_supported("xpu", torch.float32, 64) == (

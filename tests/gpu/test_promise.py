@@ -9,6 +9,8 @@ import torch
 from decode_cases import check_against_reference, make_inputs
 from torch import Tensor
 
+from leanattn.checks import lse_shape
+
 pytestmark = pytest.mark.gpu
 
 ops = torch.ops.leanattn
@@ -23,33 +25,38 @@ few_and_all_workers = pytest.mark.parametrize("workers", [7, 0])
 
 
 class Calls:
-    """A kernel that writes the newest token's K and V of each sequence, and three calls of decode behind it,
-    each with its q from the one ahead. What they write is NaN before. The kernel is a call, too: of one CTA,
-    so that what is behind it has the other SMs meanwhile. Or it only copies.
+    """A kernel that writes K and V of each sequence's newest tokens, q_len of them, and three calls of decode
+    behind it, each with its q from the one ahead. What they write is NaN before. The kernel is a call, too:
+    of one CTA, so that what is behind it has the other SMs meanwhile. Or it only copies.
     """
 
-    def __init__(self, device: torch.device, shape: Shape, batch: Batch, *, copies: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, shape: Shape, batch: Batch, *, copies: bool = False, q_len: int = 1
+    ) -> None:
         num_q_heads, num_kv_heads, dim = shape
         first, more, count = batch
         heads = (num_q_heads, num_kv_heads)
         lengths = [
             first + more * seq + 2 for seq in range(count)
         ]  # two more than used: for lengths that grow
-        self.inputs = make_inputs(lengths, device=device, heads=heads, head_dim=dim, layout="interleaved")
+        self.inputs = make_inputs(
+            lengths, device=device, q_len=q_len, heads=heads, head_dim=dim, layout="interleaved"
+        )
         self.inputs.cache_seqlens.sub_(2)
         # K and V of a token are neighbours, so that both are the output of one call.
         k = self.inputs.k_cache
-        strides = (k.stride(0) + more * k.stride(1), dim, 1)
-        start = k.storage_offset() + (first - 1) * k.stride(1)
-        self.newest = k.as_strided((count, 2 * num_kv_heads, dim), strides, start)
+        strides = (k.stride(0) + more * k.stride(1), k.stride(1), dim, 1)
+        start = k.storage_offset() + (first - q_len) * k.stride(1)
+        self.newest = k.as_strided((count, q_len, 2 * num_kv_heads, dim), strides, start)
         self.tokens = self.newest.clone() if copies else None
         lengths = [max(64, 9000 // count)] * count
-        self.ahead = make_inputs(lengths, device=device, heads=(2 * num_kv_heads, 1), head_dim=dim)
+        heads = (2 * num_kv_heads, 1)
+        self.ahead = make_inputs(lengths, device=device, q_len=q_len, heads=heads, head_dim=dim)
         q = self.inputs.q
-        self.results = [(torch.empty_like(q), torch.empty(q.shape[:2], device=device)) for _ in range(3)]
+        self.results = [(torch.empty_like(q), torch.empty(lse_shape(q), device=device)) for _ in range(3)]
         # Three partials a worker, [rows, head_dim] and a few numbers a row each; more is no matter.
         sms = torch.cuda.get_device_properties(device).multi_processor_count
-        self.workspace = torch.empty(3 * sms * num_q_heads * (dim + 16), device=device)
+        self.workspace = torch.empty(3 * sms * q_len * num_q_heads * (dim + 16), device=device)
 
     def poison(self) -> None:
         for tensor in (self.newest, self.workspace, *self.outputs()):
@@ -90,6 +97,23 @@ def test_fresh_tokens_are_waited_for(
     for fresh_tokens, max_stages, seed in product((1, 200, 2**40), (0, 2, 3), (0, 1)):
         got = calls.run(workers, fresh_tokens=fresh_tokens, max_stages=max_stages, delay_seed=seed)
         assert all(map(torch.equal, got, expected)), f"{fresh_tokens=} {max_stages=} {seed=}"
+
+
+@few_and_all_workers
+@pytest.mark.parametrize("batch", [(5000, 0, 1), (16, 61, 12), (64, 64, 9), (69, 0, 300)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "q_len"), [((8, 2, 128), 4), ((32, 8, 128), 2), ((16, 1, 64), 16)], ids=str
+)
+def test_several_fresh_tokens_are_waited_for(
+    gpu: torch.device, shape: Shape, q_len: int, batch: Batch, workers: int
+) -> None:
+    """They may lie in two tiles."""
+    calls = Calls(gpu, shape, batch, q_len=q_len)
+    expected = calls.run(workers)
+    check_against_reference(calls.inputs, *expected[:2])
+    for fresh_tokens, seed in product((q_len, 200), (0, 1)):
+        got = calls.run(workers, fresh_tokens=fresh_tokens, delay_seed=seed)
+        assert all(map(torch.equal, got, expected)), f"{fresh_tokens=} {seed=}"
 
 
 @few_and_all_workers
