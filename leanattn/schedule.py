@@ -127,9 +127,16 @@ class Schedule:
         return self._native.whole_items
 
     @property
+    def line_item_cost(self) -> int:
+        """``item_cost``, or more where all sequences are equally long: each item is then made longer on the
+        line until even pieces of it are shares."""
+        return self._native.line_item_cost
+
+    @property
     def shares(self) -> Shares:
         """Equal shares of the line, to one unit, of some or all workers: of a short line with few items, not
-        all have one. ``piece_tiles`` and ``whole_items`` say if the line is cut otherwise."""
+        all have one. Of equally long sequences, whole items or pieces of one. ``piece_tiles`` and
+        ``whole_items`` say if a plan cuts otherwise."""
         return self._native.shares
 
     def worker_tiles(self) -> list[int]:

@@ -30,6 +30,8 @@ void check_range(const char* name, int64_t value, int64_t first, int64_t last) {
 // Shares that refuse what Shares itself may not be asked: it divides, and does not know its own length.
 class CheckedShares {
  public:
+  explicit CheckedShares(const Shares& shares)
+      : total_units_(shares.total_units), workers_(sharing(shares)), shares_(shares) {}
   CheckedShares(int32_t total_units, int32_t workers) : total_units_(total_units), workers_(workers) {
     check_argument(total_units >= 0, "total_units: expected 0 or more, got ", total_units);
     check_range("workers", workers, 1, tile_table::kMaxWorkers);
@@ -51,6 +53,11 @@ class CheckedShares {
   }
 
  private:
+  // Workers that have a unit at least.
+  static int32_t sharing(const Shares& s) {
+    return s.share == 0 ? s.longer : ceil_div(s.total_units - s.longer, s.share);
+  }
+
   int32_t total_units_, workers_;
   Shares shares_{};
 };
@@ -80,7 +87,8 @@ class Schedule {
   int32_t total_units() const { return leanattn::total_units(line()); }
   int32_t piece_tiles() const { return cuts_.pieces.tiles; }
   bool whole_items() const { return cuts_.whole.units > 0; }
-  CheckedShares shares() const { return {total_units(), cuts_.shares.workers}; }
+  int32_t line_item_cost() const { return cuts_.item_cost; }
+  CheckedShares shares() const { return CheckedShares(cuts_.shares); }
 
   // Rows as leanattn.schedule.Span lists them.
   py::list worker_spans(int32_t worker) const {
@@ -203,6 +211,7 @@ PYBIND11_MODULE(_schedule, m) {
       .def_property_readonly("total_units", &Schedule::total_units)
       .def_property_readonly("piece_tiles", &Schedule::piece_tiles)
       .def_property_readonly("whole_items", &Schedule::whole_items)
+      .def_property_readonly("line_item_cost", &Schedule::line_item_cost)
       .def_property_readonly("shares", &Schedule::shares)
       .def("worker_spans", &Schedule::worker_spans, py::arg("worker"))
       .def("spans", &Schedule::spans)

@@ -9,7 +9,8 @@
 //   pieces    [A A A A A|A A A A A|B B B B B|B B B B B]     4 partials, and a worker with nothing to do
 //   whole     [A A B B|C C D D|E E F F]
 //
-// To find that out takes a worker longer than it saves, so only plans (plan.h) look for anything but the line.
+// To find that out takes a worker longer than it saves, so only plans (plan.h) look for pieces or whole items; unless
+// all sequences are equally long: then it is a matter of some divisions.
 #pragma once
 
 #include "schedule.h"
@@ -60,13 +61,17 @@ struct Pieces {
     return line.item_cost > 0 && line.batch * line.items_per_seq <= workers;
   }
   // `tiles` of all items; `longest` of one.
+  LEANATTN_HOST_DEVICE static int32_t least_tiles(int32_t tiles, int32_t longest, int32_t workers) {
+    const int32_t share = ceil_div(tiles, workers), merged = ceil_div(longest, MergeGroups::kMaxAtOnce);
+    return longest <= kFewTiles && share < merged ? merged : share;
+  }
+  // A cut that is saved takes about as long as one to three tiles.
+  LEANATTN_HOST_DEVICE static int32_t most_tiles(int32_t least) {
+    return least + (least < 24 ? 1 : (least < 36 ? 2 : 3));
+  }
+
   LEANATTN_HOST_DEVICE static Pieces candidate(int32_t number, int32_t tiles, int32_t longest, int32_t workers) {
-    int32_t least = ceil_div(tiles, workers);
-    if (longest <= kFewTiles && least < ceil_div(longest, MergeGroups::kMaxAtOnce)) {
-      least = ceil_div(longest, MergeGroups::kMaxAtOnce);
-    }
-    // A cut that is saved takes about as long as one to three tiles.
-    const int32_t most = least + (least < 24 ? 1 : (least < 36 ? 2 : 3));
+    const int32_t least = least_tiles(tiles, longest, workers), most = most_tiles(least);
     if (number == 3) return {longest <= least + kWholeSlack ? longest : most};  // no cut at all
     return {number == 0 ? least : (number == 1 ? least + 1 : most)};
   }
@@ -122,15 +127,46 @@ struct WholeItems {
   }
 };
 
+// How the line is cut without a plan.
+struct LineCut {
+  Shares shares;
+  int32_t item_cost;  // of the line that is cut
+  bool uniform;       // all sequences are equally long, and each worker has whole items, or a piece of one
+
+  // `longest`: units of the longest item.
+  LEANATTN_HOST_DEVICE static LineCut of(const TileLine& line, int32_t total_units, int32_t longest, int32_t workers) {
+    const int32_t items = line.batch * line.items_per_seq, share = ceil_div(total_units, workers);
+    const bool no_overflow = total_units < (1 << 30);  // of a line made longer
+    if (line.item_cost > 0 && total_units > 0 && no_overflow && int64_t{longest} * items == total_units) {
+      if (items <= workers) {
+        // Each item made longer until pieces of it are shares.
+        const int32_t tiles = longest - line.item_cost, least = Pieces::least_tiles(tiles * items, tiles, workers);
+        const int32_t even = ceil_div(tiles, workers / items), size = even > least ? even : least;
+        const int32_t units = ceil_div(tiles, size) * size;
+        if (size <= Pieces::most_tiles(least)) return {{size, 0, items * units}, units - tiles, true};
+      }
+      const int32_t whole = ceil_div(share, longest) * longest;
+      if (whole <= share + kWholeSlack) return {{whole, 0, total_units}, line.item_cost, true};
+    }
+    return {shares_of(line, total_units, workers), line.item_cost, false};
+  }
+};
+
 // What a worker needs to know to tell how an item is cut.
 struct Cuts {
-  Shares shares;     // of the line, unless
-  Pieces pieces;     // there are any, or
-  WholeItems whole;  // nothing is cut
+  Shares shares;      // of the line, unless
+  Pieces pieces;      // there are any, or
+  WholeItems whole;   // nothing is cut
+  int32_t item_cost;  // of the line
 
-  LEANATTN_HOST_DEVICE static Cuts of_line(const Shares& shares) { return {shares, {}, {}}; }
+  LEANATTN_HOST_DEVICE static Cuts of_line(const LineCut& cut) { return {cut.shares, {}, {}, cut.item_cost}; }
+  // Of a call without a plan, by one thread.
   static Cuts of_line(const TileLine& line, int32_t workers) {
-    return of_line(shares_of(line, total_units(line), workers));
+    int32_t longest = 0;
+    for (int32_t seq = 0; seq < line.batch; ++seq) {
+      longest = line.item_units(seq) > longest ? line.item_units(seq) : longest;
+    }
+    return of_line(LineCut::of(line, total_units(line), longest, workers));
   }
 
   LEANATTN_HOST_DEVICE CutItem cut_item(int32_t worker, const Span& span) const {
@@ -140,8 +176,8 @@ struct Cuts {
 
 // The cuts of a plan, by one thread; by a warp: plan.cu.
 inline Cuts cuts_of(const TileLine& line, int32_t workers) {
-  Cuts cuts = Cuts::of_line(line, workers);
   const int32_t tiles = total_tiles(line), units = total_units(line);
+  Cuts cuts{shares_of(line, units, workers), {}, {}, line.item_cost};
   int32_t longest = 0;
   for (int32_t seq = 0; seq < line.batch; ++seq)
     longest = line.item_tiles(seq) > longest ? line.item_tiles(seq) : longest;
@@ -175,7 +211,8 @@ inline int32_t whole_item_cut(const TileLine& line, int32_t at) {
 }
 
 // The spans of a worker, by one thread that walks the batch from its start.
-inline SpanCursor worker_spans(const TileLine& line, const Cuts& cuts, int32_t worker) {
+inline SpanCursor worker_spans(TileLine line, const Cuts& cuts, int32_t worker) {
+  line.item_cost = cuts.item_cost;
   if (cuts.pieces.tiles > 0) {
     for (int32_t seq = 0, first = 0; seq < line.batch; ++seq) {
       const int32_t pieces = cuts.pieces.count(line.item_tiles(seq)) * line.items_per_seq;

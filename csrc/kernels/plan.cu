@@ -48,14 +48,10 @@ __device__ __forceinline__ int32_t whole_item_cut(const LineOfWarp& warp_line, i
 // Whole items, if that is nearly as even; else WholeItems{}. As cuts_of() does it.
 __device__ __forceinline__ WholeItems find_whole_items(const LineOfWarp& warp_line, int32_t workers) {
   const TileLine& line = warp_line.line;
-  int32_t longest = 0;
-#pragma unroll 2
-  for (int32_t seq = warp_line.run.begin; seq < warp_line.run.end; ++seq) longest = max(longest, line.item_units(seq));
-  longest = __reduce_max_sync(~0u, longest);
-  if (!WholeItems::possible(line, warp_line.total_units, longest, workers)) return {};
+  if (!WholeItems::possible(line, warp_line.total_units, warp_line.longest, workers)) return {};
 #pragma unroll 1
   for (int i = 0; i < WholeItems::kCandidates; ++i) {
-    const auto whole = WholeItems::candidate(i, warp_line.total_units, longest, workers);
+    const auto whole = WholeItems::candidate(i, warp_line.total_units, warp_line.longest, workers);
     WholeItems::Moves moves;
     int32_t at = warp_line.run_end - warp_line.run_units;
 #pragma unroll 1
@@ -76,7 +72,7 @@ __device__ __forceinline__ WorkerShare locate_piece(const TileLine& line, const 
 #pragma unroll 1
   for (int32_t seq = run.begin; seq < run.end; ++seq) run_pieces += pieces_of(seq);
   const int32_t run_end = sum_of_lanes_so_far(run_pieces);
-  const Cuts cuts{{}, pieces, {}};
+  const Cuts cuts{{}, pieces, {}, line.item_cost};
   if (worker >= __shfl_sync(~0u, run_end, 31)) return {cuts, SpanCursor::at(line, 0, 0, 0, 0)};
   const auto place = SequencePlace::find(run, run_pieces, run_end, worker, pieces_of);
   return {cuts, pieces.worker_spans(line, place.seq, place.offset)};
@@ -85,7 +81,7 @@ __device__ __forceinline__ WorkerShare locate_piece(const TileLine& line, const 
 // The cuts of the line, or of whole items where that is as good.
 __device__ __forceinline__ WorkerShare locate_on_line(const TileLine& line, int32_t workers, int32_t worker) {
   const auto warp_line = LineOfWarp::of(line);
-  Cuts cuts = Cuts::of_line(warp_line.shares(workers));
+  Cuts cuts{shares_of(line, warp_line.total_units, workers), {}, {}, line.item_cost};
   cuts.whole = find_whole_items(warp_line, workers);
   if (cuts.whole.units == 0) return {cuts, warp_line.spans(cuts.shares.begin(worker), cuts.shares.size(worker))};
   const int32_t begin = whole_item_cut(warp_line, cuts.whole.cut(worker, warp_line.total_units));

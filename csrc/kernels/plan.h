@@ -14,10 +14,9 @@ namespace leanattn {
 struct alignas(16) PlanHeader {
   int32_t batch, items_per_seq, tile_tokens, item_cost, max_tokens, workers;
   Cuts cuts;
-  int32_t padding[1];
 
   LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Cuts& cuts) {
-    return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, cuts, {}};
+    return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, cuts};
   }
   LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t of_workers) const {
     return batch == line.batch && items_per_seq == line.items_per_seq && tile_tokens == line.tile_tokens &&

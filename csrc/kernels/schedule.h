@@ -60,24 +60,22 @@ struct TileLine {
   LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const { return item_units(seq) * items_per_seq; }
 };
 
-// The cut of the line into equal shares, of the first `workers` workers: `longer` of them take share + 1 units, the
-// others share.
+// The cut of the line into equal shares: the first `longer` workers take share + 1 units, the others share, as far as
+// the line goes.
 struct Shares {
   int32_t share;
   int32_t longer;
-  int32_t workers;
+  int32_t total_units;
 
   LEANATTN_HOST_DEVICE static Shares of(int32_t total_units, int32_t workers) {
-    return {total_units / workers, total_units % workers, workers};
+    return {total_units / workers, total_units % workers, total_units};
   }
-  // First unit of a worker on the line; begin(workers) is the length of the line.
+  // First unit of a worker on the line; of one after the last, the length of the line.
   LEANATTN_HOST_DEVICE int32_t begin(int32_t worker) const {
-    const int32_t sharing = worker < workers ? worker : workers;
-    return sharing * share + (sharing < longer ? sharing : longer);
+    const int32_t place = worker * share + (worker < longer ? worker : longer);
+    return place < total_units ? place : total_units;
   }
-  LEANATTN_HOST_DEVICE int32_t size(int32_t worker) const {
-    return worker < workers ? share + (worker < longer ? 1 : 0) : 0;
-  }
+  LEANATTN_HOST_DEVICE int32_t size(int32_t worker) const { return begin(worker + 1) - begin(worker); }
   // The worker that has a unit of the line. The unit must exist, so share > 0 wherever the second branch divides.
   LEANATTN_HOST_DEVICE int32_t worker_of(int32_t unit) const {
     const int32_t in_longer = longer * (share + 1);

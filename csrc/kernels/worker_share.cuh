@@ -66,16 +66,21 @@ struct LineOfWarp {
   LaneRun run;
   int32_t run_units, run_end;  // units of this lane's run, and the place where it ends
   int32_t total_units;
+  int32_t longest;  // units of the longest item
 
   __device__ __forceinline__ static LineOfWarp of(const TileLine& line) {
-    LineOfWarp result{line, LaneRun::of(line), 0, 0, 0};
+    LineOfWarp result{line, LaneRun::of(line), 0, 0, 0, 0};
 #pragma unroll 8
-    for (int32_t seq = result.run.begin; seq < result.run.end; ++seq) result.run_units += line.seq_units(seq);
+    for (int32_t seq = result.run.begin; seq < result.run.end; ++seq) {
+      const int32_t item_units = line.item_units(seq);
+      result.run_units += item_units * line.items_per_seq;
+      result.longest = max(result.longest, item_units);
+    }
+    result.longest = __reduce_max_sync(~0u, result.longest);
     result.run_end = sum_of_lanes_so_far(result.run_units);
     result.total_units = __shfl_sync(~0u, result.run_end, 31);
     return result;
   }
-  __device__ __forceinline__ Shares shares(int32_t workers) const { return shares_of(line, total_units, workers); }
   // Of a place before the end of the line.
   __device__ __forceinline__ SequencePlace find(int32_t at) const {
     return SequencePlace::find(run, run_units, run_end, at, [&](int32_t seq) { return line.seq_units(seq); });
@@ -89,8 +94,14 @@ struct LineOfWarp {
 
 __device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line, int32_t workers, int32_t worker) {
   const auto warp_line = LineOfWarp::of(line);
-  const Shares shares = warp_line.shares(workers);
-  return {Cuts::of_line(shares), warp_line.spans(shares.begin(worker), shares.size(worker))};
+  const LineCut cut = LineCut::of(line, warp_line.total_units, warp_line.longest, workers);
+  const int32_t begin = cut.shares.begin(worker), units = cut.shares.size(worker);
+  if (!cut.uniform) return {Cuts::of_line(cut), warp_line.spans(begin, units)};
+  TileLine uniform = line;
+  uniform.item_cost = cut.item_cost;
+  const int32_t seq_units = (warp_line.longest - line.item_cost + cut.item_cost) * line.items_per_seq;
+  const int32_t seq = begin / seq_units;
+  return {Cuts::of_line(cut), SpanCursor::at(uniform, seq, begin - seq * seq_units, begin, units)};
 }
 
 // The share of a worker: from the plan, or found here and now.

@@ -66,7 +66,7 @@ def test_spans_cover_the_line_once_and_in_order(s: Schedule) -> None:
 
     place = 0
     for (seq, _), run in by_item.items():
-        place += s.item_cost
+        place += s.line_item_cost
         item_line, tile = place, 0
         for span in run:
             assert span.tile_begin == tile < span.tile_end
@@ -75,8 +75,56 @@ def test_spans_cover_the_line_once_and_in_order(s: Schedule) -> None:
             tile = span.tile_end
         assert tile == tiles_of_item(s, seq), "every tile of the item exactly once"
         place += tile
-    assert place == s.total_units
+    assert place == s.shares.begin(s.shares.workers)
     assert s.total_tiles == s.total_units - s.item_cost * len(by_item)
+
+
+def uniform_share(s: Schedule) -> int | None:
+    """Units that a worker has of equally long sequences: pieces of an item, or whole items, or None."""
+    longest = max((tiles_of_item(s, seq) for seq in range(len(s.seqlens))), default=0)
+    if (
+        s.planned
+        or s.item_cost == 0
+        or longest == 0
+        or {tiles_of_item(s, i) for i in range(len(s.seqlens))} != {longest}
+    ):
+        return None
+    items = len(s.seqlens) * s.items_per_seq
+    if items <= s.workers:
+        least = -(-longest * items // s.workers)
+        if longest <= 3 * 24:
+            least = max(least, -(-longest // 24))
+        size = max(least, -(-longest // (s.workers // items)))
+        if size <= least + (1 if least < 24 else 2 if least < 36 else 3):
+            return size
+    share, units = -(-s.total_units // s.workers), longest + s.item_cost
+    whole = -(-share // units) * units
+    return whole if whole <= share + 6 else None
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.one_of(st.integers(1, 40), st.integers(1, 200_000)),
+    st.sampled_from([1, 2, 8]),
+    st.sampled_from([1, 7, 33, 66, 132]),
+)
+@example(64, 2048, 1, 66)
+@example(128, 1024, 1, 66)
+@example(3, 8192, 1, 44)
+def test_equally_long_sequences(batch: int, tokens: int, items_per_seq: int, workers: int) -> None:
+    """In pieces, or whole, where that is nearly as even: no worker has parts of two items."""
+    s = Schedule((tokens,) * batch, items_per_seq, 16, MAX_TOKENS, workers, item_cost=1)
+    share = uniform_share(s)
+    loads = s.worker_tiles()
+    assert sum(loads) == s.total_tiles
+    if share is None:
+        assert s.line_item_cost == 1
+        return
+    assert max(loads) <= -(-s.total_units // workers) + 6
+    for worker in range(workers):
+        spans = s.worker_spans(worker)
+        assert len(spans) <= 1 or all(span.slot is None for span in spans)
 
 
 @settings(max_examples=2500, deadline=None)
@@ -84,21 +132,25 @@ def test_spans_cover_the_line_once_and_in_order(s: Schedule) -> None:
 def test_loads_are_equal(s: Schedule) -> None:
     """Workers do the tiles that lie in their shares of the line; shares differ by one unit at most."""
     items = len(s.seqlens) * s.items_per_seq
-    few = s.item_cost > 0 and items > 0 and 24 * items < s.workers and s.total_units <= 3 * 24 * items
     sharing = s.shares.workers
-    assert sharing == (24 * items if few else s.workers), "no more than 24 partials of a short item"
     shares = [(s.shares.begin(w), s.shares.begin(w + 1)) for w in range(sharing)]
-    assert (shares[0][0], shares[-1][1]) == (0, s.total_units)
     sizes = [end - begin for begin, end in shares]
-    assert max(sizes) - min(sizes) <= 1
     assert sizes == [s.shares.size(w) for w in range(sharing)]
+    if (share := uniform_share(s)) is not None:
+        assert set(sizes[:-1]) <= {share}
+    else:
+        few = s.item_cost > 0 and items > 0 and 24 * items < s.workers and s.total_units <= 3 * 24 * items
+        workers = 24 * items if few else s.workers
+        assert sharing == min(workers, s.total_units), "no more than 24 partials of a short item"
+        assert sum(sizes) == s.total_units
+        assert not sizes or max(sizes) - min(sizes) <= 1
     for span in [] if s.piece_tiles or s.whole_items else s.spans():
         begin, end = shares[span.worker]
         assert begin <= span.item_line + span.tile_begin < span.item_line + span.tile_end <= end
     tiles = s.worker_tiles()
     assert sum(tiles) == s.total_tiles
     if s.item_cost == 0:
-        assert tiles == sizes
+        assert tiles == sizes + [0] * (s.workers - sharing)
 
 
 @settings(max_examples=2500, deadline=None)
@@ -233,8 +285,8 @@ def test_more_workers_than_tiles() -> None:
 
 def test_a_share_may_end_before_the_tiles_of_an_item() -> None:
     """Three items of 2 units and 1 tile, in shares of 2 and 1 units: a worker with no tile has no span."""
-    s = Schedule((64, 64, 64), 1, 64, 1_000, 4, item_cost=1)
-    assert [(span.worker, span.seq) for span in s.spans()] == [(0, 0), (1, 1), (3, 2)]
+    s = Schedule((64, 64, 0, 64), 1, 64, 1_000, 4, item_cost=1)
+    assert [(span.worker, span.seq) for span in s.spans()] == [(0, 0), (1, 1), (3, 3)]
     assert s.worker_spans(2) == []
     assert s.worker_tiles() == [1, 1, 0, 1]
 
