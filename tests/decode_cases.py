@@ -94,6 +94,25 @@ def make_caches(
     raise ValueError(layout)
 
 
+def parts_of_larger_tensors(fill: float, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Tensors of ``fill``, and a part of each with the shape of ``like`` [batch, 4, 8, 64]."""
+    batch = like.shape[0]
+
+    def full(*shape: int) -> Tensor:
+        return like.new_full(shape, fill)
+
+    tokens, heads, dims = full(batch, 7, 8, 64), full(batch, 4, 12, 64), full(batch, 4, 8, 80)
+    apart, heads_first, tokens_first = full(batch, 8, 16, 64), full(batch, 9, 5, 64), full(4, batch, 8, 64)
+    return [
+        (tokens, tokens[:, 2:6]),
+        (heads, heads[:, :, 1:9]),
+        (dims, dims[..., 8:72]),
+        (apart, apart[:, 1::2, ::2]),
+        (heads_first, heads_first[:, 1:, 1:].transpose(1, 2)),
+        (tokens_first, tokens_first.transpose(0, 1)),
+    ]
+
+
 class Reference:
     """Results of some inputs: in float64, and the same computation in the input dtype, its yardstick."""
 

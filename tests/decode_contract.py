@@ -279,7 +279,7 @@ def decode_debug(
     # With fixed splits a worker has a piece of an item, and the items of a sequence have its rows together.
     partials = 3 * max(workers, fixed_splits * q.shape[0])
     rows, head_dim = lse[:1].numel(), q.shape[-1]
-    workspace = torch.full((partials * rows * (head_dim + 16),), garbage, device=q.device)
+    workspace = torch.full((partials * rows * (head_dim + 32),), garbage, device=q.device)
     options |= {"causal": inputs.causal, "num_workers": workers, "fixed_splits": fixed_splits}
     ops._decode_debug(*inputs.tensors(), out, lse, workspace, **options)
     return out, lse

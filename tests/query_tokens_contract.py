@@ -7,7 +7,14 @@ from functools import cache
 
 import pytest
 import torch
-from decode_cases import TILE_SIZES, Inputs, Reference, check_against_reference, make_inputs
+from decode_cases import (
+    TILE_SIZES,
+    Inputs,
+    Reference,
+    check_against_reference,
+    make_inputs,
+    parts_of_larger_tensors,
+)
 from decode_contract import RAGGED, decode_and_check, decode_debug
 from plan_contract import plan_of
 from torch import Tensor
@@ -20,52 +27,53 @@ GROUPS = (1, 4, 5, 8, 16, 71)
 
 both_masks = pytest.mark.parametrize("causal", [True, False])
 
-# Query and KV heads, q_len. On a GPU: 8, 16 and 32 rows, several blocks of rows, borders of blocks inside a
-# token, and several KV heads of 8 rows each, which few workers read together.
+# Query and KV heads, q_len, and the cache: a GPU's items have 8 rows at most of a small one, 16 of one
+# between, 32 of a large one. Several blocks of rows, borders of blocks inside a token, and several KV heads
+# of 8 rows each, which few workers read together.
 SHAPES = [
-    ((8, 2), 2),
-    ((8, 2), 4),
-    ((8, 1), 4),
-    ((8, 1), 5),
-    ((16, 1), 16),
-    ((71, 1), 3),
-    ((5, 1), 13),
-    ((4, 4), 8),
-    ((16, 8), 4),
-    ((16, 4), 3),
+    ((8, 2), 2, "small"),
+    ((8, 2), 4, "between"),
+    ((8, 1), 4, "large"),
+    ((8, 1), 5, "small"),
+    ((16, 1), 16, "small"),
+    ((16, 1), 16, "large"),
+    ((71, 1), 3, "between"),
+    ((71, 1), 3, "large"),
+    ((5, 1), 13, "small"),
+    ((5, 1), 13, "large"),
+    ((4, 4), 8, "between"),
+    ((16, 8), 4, "small"),
+    ((16, 4), 3, "large"),
 ]
-every_shape = pytest.mark.parametrize(("heads", "q_len"), SHAPES)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+Shape = tuple[tuple[int, int], int, str]
 
 
-def borders(q_len: int) -> tuple[int, ...]:
+def borders(q_len: int, longest: int = 3000) -> tuple[int, ...]:
     """Shorter than the queries and around the borders of tiles, which may lie between two query tokens."""
     ends = (end + more for end in (*TILE_SIZES, 192) for more in (q_len // 2, 1, -1, 0, q_len))
-    return (0, 1, q_len // 2, q_len - 1, 3000, q_len, q_len + 1, *ends)
+    return (0, 1, q_len // 2, q_len - 1, longest, q_len, q_len + 1, *ends)
 
 
-def parts_of_larger_tensors(fill: float, like: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Tensors of ``fill``, and a part of each with the shape of ``like`` [batch, 4, 8, 64]."""
-    batch = like.shape[0]
-
-    def full(*shape: int) -> Tensor:
-        return like.new_full(shape, fill)
-
-    tokens, heads, dims = full(batch, 7, 8, 64), full(batch, 4, 12, 64), full(batch, 4, 8, 80)
-    apart, heads_first, tokens_first = full(batch, 8, 16, 64), full(batch, 9, 5, 64), full(4, batch, 8, 64)
-    return [
-        (tokens, tokens[:, 2:6]),
-        (heads, heads[:, :, 1:9]),
-        (dims, dims[..., 8:72]),
-        (apart, apart[:, 1::2, ::2]),
-        (heads_first, heads_first[:, 1:, 1:].transpose(1, 2)),
-        (tokens_first, tokens_first.transpose(0, 1)),
-    ]
+def inputs_of(device: torch.device, shape: Shape, head_dim: int, dtype: torch.dtype) -> Inputs:
+    heads, q_len, cache = shape
+    return make_inputs(
+        borders(q_len, 200 if cache == "small" else 3000),
+        device=device,
+        q_len=q_len,
+        heads=heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        # Memory that all sequences share counts for each of them.
+        layout="expanded" if cache == "large" else "interleaved",
+        max_tokens=40_000 if cache == "large" else None,
+    )
 
 
 @cache
-def case(device: torch.device, heads: tuple[int, int], q_len: int, causal: bool) -> tuple[Inputs, Reference]:
+def case(device: torch.device, shape: Shape, causal: bool) -> tuple[Inputs, Reference]:
     """Computed once for many tests; none may change it."""
-    inputs = make_inputs(borders(q_len), device=device, q_len=q_len, heads=heads, layout="interleaved")
+    inputs = inputs_of(device, shape, 64, torch.bfloat16)
     inputs.causal = causal
     return inputs, Reference(inputs)
 
@@ -81,16 +89,12 @@ class QueryTokensContract:
     @pytest.mark.parametrize("group", GROUPS)
     @pytest.mark.parametrize("q_len", range(1, 17))
     def test_every_q_len(self, device: torch.device, q_len: int, group: int) -> None:
-        """Dtypes and head dims take turns: each pair of them meets every q_len and every group."""
+        """Caches, head dims and dtypes take turns."""
         turn = q_len + GROUPS.index(group)
-        inputs = make_inputs(
-            borders(q_len),
-            device=device,
-            q_len=q_len,
-            heads=(2 * group, 2) if group < 32 else (group, 1),
-            head_dim=(64, 128)[turn % 2],
-            dtype=(torch.bfloat16, torch.float16)[turn // 2 % 2],
-        )
+        heads = (2 * group, 2) if group < 32 else (group, 1)
+        cache, head_dim = ("small", "between", "large")[turn % 3], (64, 128)[turn % 2]
+        dtype = (torch.bfloat16, torch.float16)[turn // 2 % 2]
+        inputs = inputs_of(device, (heads, q_len, cache), head_dim, dtype)
         for causal in (True, False):
             inputs.causal = causal
             decode_and_check(inputs)
@@ -98,11 +102,11 @@ class QueryTokensContract:
     @pytest.mark.parametrize("workers", [1, 3, 40, 132, 1024])
     @every_shape
     def test_items_are_cut_where_some_queries_see_nothing(
-        self, device: torch.device, heads: tuple[int, int], q_len: int, workers: int
+        self, device: torch.device, shape: Shape, workers: int
     ) -> None:
         """A worker may have nothing but tokens after those of some of its rows."""
         for causal in (True, False):
-            inputs, reference = case(device, heads, q_len, causal)
+            inputs, reference = case(device, shape, causal)
             expected = decode(inputs, workers)
             reference.check(*expected)
             for seed in (1, 2):
@@ -114,11 +118,20 @@ class QueryTokensContract:
     def test_items_of_many_partials(
         self, device: torch.device, heads: tuple[int, int], q_len: int, workers: int
     ) -> None:
-        inputs = make_inputs((5000, 900, 64 * 40 + 1), device=device, q_len=q_len, heads=heads, head_dim=128)
-        expected = decode(inputs, workers)
-        check_against_reference(inputs, *expected)
-        for seed in (1, 2):
-            assert all(map(torch.equal, decode_debug(inputs, workers, delay_seed=seed), expected))
+        for layout, max_tokens in (("tokens_first", 5000), ("expanded", 70_000)):  # items of 8 rows and of 32
+            inputs = make_inputs(
+                (5000, 900, 64 * 40 + 1),
+                device=device,
+                q_len=q_len,
+                heads=heads,
+                head_dim=128,
+                layout=layout,
+                max_tokens=max_tokens,
+            )
+            expected = decode(inputs, workers)
+            check_against_reference(inputs, *expected)
+            for seed in (1, 2):
+                assert all(map(torch.equal, decode_debug(inputs, workers, delay_seed=seed), expected))
 
     @both_masks
     # No more than 1024 pieces, of up to 32 blocks of rows a sequence.
@@ -194,11 +207,11 @@ class QueryTokensContract:
             assert out.shape == (len(lengths), q_len, 8, 64)
             assert lse.shape == (len(lengths), 8, q_len)
 
-    @pytest.mark.parametrize("scale", [0.0, -0.3, 5.0])
-    def test_softmax_scale(self, device: torch.device, scale: float) -> None:
+    def test_softmax_scale(self, device: torch.device) -> None:
         inputs = make_inputs((300, 65, 3, 0), device=device, q_len=4)
-        inputs.softmax_scale = scale
-        decode_and_check(inputs)
+        for scale in (0.0, -0.3, 5.0):
+            inputs.softmax_scale = scale
+            decode_and_check(inputs)
 
     @both_masks
     def test_queries_and_outputs_cut_from_larger_tensors(self, device: torch.device, causal: bool) -> None:
@@ -221,28 +234,26 @@ class QueryTokensContract:
     @pytest.mark.parametrize("workers", [3, 40, 132])
     @every_shape
     def test_a_promise_changes_no_bit(
-        self, device: torch.device, heads: tuple[int, int], q_len: int, workers: int, causal: bool
+        self, device: torch.device, shape: Shape, workers: int, causal: bool
     ) -> None:
-        inputs, _ = case(device, heads, q_len, causal)
+        inputs, _ = case(device, shape, causal)
         expected = decode(inputs, workers)
-        for fresh_tokens in (q_len, q_len + 1, 200, 2**40):
+        for fresh_tokens in (shape[1], shape[1] + 1, 200, 2**40):
             got = decode(inputs, workers, fresh_tokens=fresh_tokens)
             assert all(map(torch.equal, got, expected))
 
     @pytest.mark.parametrize("workers", [0, 3, 132, 1024])
     @every_shape
-    def test_a_plan_is_followed(
-        self, device: torch.device, heads: tuple[int, int], q_len: int, workers: int
-    ) -> None:
+    def test_a_plan_is_followed(self, device: torch.device, shape: Shape, workers: int) -> None:
         """Its lengths say which tokens are the last, too."""
         for causal in (True, False):
-            inputs, reference = case(device, heads, q_len, causal)
+            inputs, reference = case(device, shape, causal)
             plan = plan_of(inputs, workers)
             wrong = torch.full_like(inputs.cache_seqlens, -1)  # nobody reads them any more
             inputs = replace(inputs, cache_seqlens=wrong)
             expected = decode(inputs, workers, plan=plan)
             reference.check(*expected)
-            promised = decode(inputs, workers, plan=plan, fresh_tokens=q_len)
+            promised = decode(inputs, workers, plan=plan, fresh_tokens=shape[1])
             assert all(map(torch.equal, promised, expected))
 
     def test_the_documented_plan(self, device: torch.device) -> None:

@@ -1,10 +1,9 @@
 #include "arguments.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
-#include <numeric>
-#include <vector>
 
 #include "errors.h"
 #include "kernels/plan.h"
@@ -17,6 +16,7 @@ namespace {
 using torch::headeronly::ScalarType;
 
 constexpr double kLog2E = 1.4426950408889634;
+constexpr std::array<int64_t, 3> kRowDims{0, 1, 2};  // of q and out, before head_dim
 
 struct Views {
   TensorView q, k_cache, v_cache, cache_seqlens, out;
@@ -96,15 +96,15 @@ void check_q_len(int64_t q_len) {
 
 // Workers write their rows at the same time: the rows of one dimension must end before the next of another begins.
 void check_rows_apart(const TensorView& t, const char* name) {
-  std::vector<int64_t> dims(t.dim() - 1);
-  std::iota(dims.begin(), dims.end(), 0);
-  std::erase_if(dims, [&](int64_t dim) { return t.size(dim) <= 1; });
-  std::sort(dims.begin(), dims.end(), [&](int64_t a, int64_t b) { return t.stride(a) < t.stride(b); });
+  std::array<int64_t, 3> dims{};  // batch, perhaps query tokens, heads; those with several rows
+  const auto last = std::copy_if(kRowDims.begin(), kRowDims.begin() + t.dim() - 1, dims.begin(),
+                                 [&](int64_t dim) { return t.size(dim) > 1; });
+  std::sort(dims.begin(), last, [&](int64_t a, int64_t b) { return t.stride(a) < t.stride(b); });
   int64_t extent = t.size(t.dim() - 1);  // of all rows of the dimensions so far
-  for (const int64_t dim : dims) {
-    check_argument(t.stride(dim) >= extent, name, ": stride ", t.stride(dim), " of dimension ", dim,
+  for (auto dim = dims.begin(); dim != last; ++dim) {
+    check_argument(t.stride(*dim) >= extent, name, ": stride ", t.stride(*dim), " of dimension ", *dim,
                    ", expected rows of ", t.size(t.dim() - 1), " elements that do not overlap");
-    extent = t.stride(dim) * t.size(dim);
+    extent = t.stride(*dim) * t.size(*dim);
   }
 }
 

@@ -127,6 +127,9 @@ struct WholeItems {
   }
 };
 
+// Of shorter shares, to find pieces of equally long items takes longer than they save.
+constexpr int32_t kLeastUniformShare = 6;
+
 // How the line is cut without a plan.
 struct LineCut {
   Shares shares;
@@ -136,8 +139,9 @@ struct LineCut {
   // `longest`: units of the longest item.
   LEANATTN_HOST_DEVICE static LineCut of(const TileLine& line, int32_t total_units, int32_t longest, int32_t workers) {
     const int32_t items = line.batch * line.items_per_seq, share = ceil_div(total_units, workers);
+    const bool worth_it = line.item_cost > 0 && share >= kLeastUniformShare;
     const bool no_overflow = total_units < (1 << 30);  // of a line made longer
-    if (line.item_cost > 0 && total_units > 0 && no_overflow && int64_t{longest} * items == total_units) {
+    if (worth_it && no_overflow && int64_t{longest} * items == total_units) {
       if (items <= workers) {
         // Each item made longer until pieces of it are shares.
         const int32_t tiles = longest - line.item_cost, least = Pieces::least_tiles(tiles * items, tiles, workers);

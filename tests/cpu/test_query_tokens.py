@@ -43,7 +43,7 @@ def test_any_shape(
 ) -> None:
     heads = (group * num_kv_heads, num_kv_heads)
     inputs = make_inputs(
-        lengths, device=CPU, q_len=q_len, heads=heads, head_dim=head_dim, dtype=torch.float32
+        lengths, device=CPU, q_len=q_len, heads=heads, head_dim=head_dim, dtype=torch.float16
     )
     inputs.causal = causal
     check_against_reference(inputs, *decode(inputs, workers))

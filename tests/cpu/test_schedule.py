@@ -90,6 +90,8 @@ def uniform_share(s: Schedule) -> int | None:
     ):
         return None
     items = len(s.seqlens) * s.items_per_seq
+    if -(-s.total_units // s.workers) < 6:
+        return None  # to find them would take longer than they save
     if items <= s.workers:
         least = -(-longest * items // s.workers)
         if longest <= 3 * 24:

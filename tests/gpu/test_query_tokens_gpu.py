@@ -6,7 +6,7 @@ import pytest
 import torch
 from decode_cases import check_against_reference, make_inputs
 from decode_contract import decode_debug
-from query_tokens_contract import QueryTokensContract, borders, decode, every_shape
+from query_tokens_contract import QueryTokensContract, Shape, decode, every_shape, inputs_of
 from test_graphs import Captured, set_lengths
 
 pytestmark = pytest.mark.gpu
@@ -21,10 +21,8 @@ class TestQueryTokens(QueryTokensContract):
 @pytest.mark.parametrize("max_stages", [2, 3])
 @pytest.mark.parametrize("head_dim", [64, 128])
 @every_shape
-def test_a_short_ring(
-    gpu: torch.device, heads: tuple[int, int], q_len: int, head_dim: int, max_stages: int
-) -> None:
-    inputs = make_inputs(borders(q_len), device=gpu, q_len=q_len, heads=heads, head_dim=head_dim)
+def test_a_short_ring(gpu: torch.device, shape: Shape, head_dim: int, max_stages: int) -> None:
+    inputs = inputs_of(gpu, shape, head_dim, torch.bfloat16)
     for workers in (3, 40):
         got = decode_debug(inputs, workers, max_stages=max_stages)
         assert all(map(torch.equal, got, decode(inputs, workers)))
