@@ -25,6 +25,9 @@ constexpr int32_t kFewTiles = 3 * MergeGroups::kMaxAtOnce;
 // the last workers, when the others are done, read a tile in half a microsecond.
 constexpr int32_t kWholeSlack = 6;
 
+// A line that may be made longer, by as much at most, and still fits 32 bits.
+constexpr int32_t kHalfLine = 1 << 30;
+
 // The cut of the line. Not among all workers, if that would cut short items into more partials than are merged at once;
 // how long items are is known on average. Where an item costs nothing besides its tiles, partials don't either.
 LEANATTN_HOST_DEVICE Shares shares_of(const TileLine& line, int32_t total_units, int32_t workers) {
@@ -60,7 +63,7 @@ struct Pieces {
   LEANATTN_HOST_DEVICE static bool possible(const TileLine& line, int32_t workers) {
     return line.item_cost > 0 && line.batch * line.items_per_seq <= workers;
   }
-  // `tiles` of all items; `longest` of one.
+  // A piece has a share's tiles at least, of `tiles` of all items; `longest` of one.
   LEANATTN_HOST_DEVICE static int32_t least_tiles(int32_t tiles, int32_t longest, int32_t workers) {
     const int32_t share = ceil_div(tiles, workers), merged = ceil_div(longest, MergeGroups::kMaxAtOnce);
     return longest <= kFewTiles && share < merged ? merged : share;
@@ -107,10 +110,11 @@ struct WholeItems {
 
   static constexpr int32_t kCandidates = 2;
 
-  // Items longer than a share must be cut.
+  // Items longer than a share must be cut. And a cut behind the end of the line must be a number.
   LEANATTN_HOST_DEVICE static bool possible(const TileLine& line, int32_t total_units, int32_t longest_units,
                                             int32_t workers) {
-    return line.item_cost > 0 && total_units > 0 && longest_units <= ceil_div(total_units, workers);
+    return line.item_cost > 0 && total_units > 0 && total_units < kHalfLine &&
+           longest_units <= ceil_div(total_units, workers);
   }
   // An equal share; or so many of the longest items, which for a uniform batch is where the borders are.
   LEANATTN_HOST_DEVICE static WholeItems candidate(int32_t number, int32_t total_units, int32_t longest_units,
@@ -140,8 +144,7 @@ struct LineCut {
   LEANATTN_HOST_DEVICE static LineCut of(const TileLine& line, int32_t total_units, int32_t longest, int32_t workers) {
     const int32_t items = line.batch * line.items_per_seq, share = ceil_div(total_units, workers);
     const bool worth_it = line.item_cost > 0 && share >= kLeastUniformShare;
-    const bool no_overflow = total_units < (1 << 30);  // of a line made longer
-    if (worth_it && no_overflow && int64_t{longest} * items == total_units) {
+    if (worth_it && total_units < kHalfLine && int64_t{longest} * items == total_units) {
       if (items <= workers) {
         // Each item made longer until pieces of it are shares.
         const int32_t tiles = longest - line.item_cost, least = Pieces::least_tiles(tiles * items, tiles, workers);
@@ -183,8 +186,9 @@ inline Cuts cuts_of(const TileLine& line, int32_t workers) {
   const int32_t tiles = total_tiles(line), units = total_units(line);
   Cuts cuts{shares_of(line, units, workers), {}, {}, line.item_cost};
   int32_t longest = 0;
-  for (int32_t seq = 0; seq < line.batch; ++seq)
+  for (int32_t seq = 0; seq < line.batch; ++seq) {
     longest = line.item_tiles(seq) > longest ? line.item_tiles(seq) : longest;
+  }
   for (int32_t i = 0; i < Pieces::kCandidates && tiles > 0 && Pieces::possible(line, workers); ++i) {
     cuts.pieces = Pieces::candidate(i, tiles, longest, workers);
     int64_t count = 0;
