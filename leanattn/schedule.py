@@ -123,7 +123,7 @@ class Schedule:
 
     @property
     def whole_items(self) -> bool:
-        """No item is cut: the cuts of the line are moved to the nearest borders of items."""
+        """A plan cuts no item: the cuts of the line are moved to the nearest borders of items."""
         return self._native.whole_items
 
     @property

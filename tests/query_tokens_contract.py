@@ -295,3 +295,11 @@ class QueryTokensContract:
         whole, whole_lse = decode_and_check(inputs)
         torch.testing.assert_close(out, whole, atol=2e-3, rtol=4e-3)
         torch.testing.assert_close(lse.transpose(1, 2), whole_lse, atol=1e-5, rtol=1e-5)
+
+    def test_an_lse_of_another_order_is_refused(self, device: torch.device) -> None:
+        inputs = make_inputs((40, 3), device=device, q_len=3, heads=(4, 2))
+        tensors, out = inputs.tensors(), torch.empty_like(inputs.q)
+        for shape in ((2, 3, 4), (24,), (2, 12), (2, 4)):
+            with pytest.raises(ValueError, match=r"lse: expected \[2, 4, 3\], got"):
+                ops.decode_out(*tensors, out, lse=torch.empty(shape, device=device))
+        ops.decode_out(*tensors, out, lse=torch.empty(2, 4, 3, device=device))

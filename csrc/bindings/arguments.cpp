@@ -130,8 +130,10 @@ void check_shapes(const Views& a) {
                  "], got ", ShapeOf{a.cache_seqlens});
   check_argument(a.out.sizes == q.sizes, "out: expected the shape of q, ", ShapeOf{q}, ", got ", ShapeOf{a.out});
   if (a.lse) {
-    check_argument(a.lse->numel() == batch * heads * q_len, "lse: expected batch x num_q_heads x q_len values, got ",
-                   ShapeOf{*a.lse});
+    // Of one query token, the shape with q_len and the one without are the same memory.
+    const bool fits = a.lse->numel() == batch * heads * q_len;
+    check_argument(fits && (q_len == 1 || (a.lse->dim() == 3 && a.lse->size(1) == heads)), "lse: expected [", batch,
+                   ", ", heads, ", ", q_len, "], got ", ShapeOf{*a.lse});
   }
 }
 
@@ -240,11 +242,11 @@ void check_line_fits(const DecodeParams& p) {
                  "k_cache: batch x num_kv_heads x max_tokens make ", units, " lean tiles, 2^31 or more");
 }
 
-void apply_fixed_splits(DecodeParams& p) {
+void apply_fixed_splits(DecodeParams& p, int32_t most_teams) {
   if (p.debug.fixed_splits == 0) return;
   const int64_t teams = int64_t{p.batch} * p.items_per_team * p.debug.fixed_splits, pieces = teams * p.team_size;
   // Whole items take no ticket.
-  const int64_t most = p.debug.fixed_splits == 1 ? tile_table::kMaxTeams : tile_table::kMaxWorkers;
+  const int64_t most = p.debug.fixed_splits == 1 ? int64_t{most_teams} * p.team_size : tile_table::kMaxWorkers;
   check_argument(pieces <= most, "fixed_splits: ", p.debug.fixed_splits, " make ", pieces,
                  " pieces of items, expected at most ", most);
   p.teams = static_cast<int32_t>(teams);

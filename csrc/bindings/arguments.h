@@ -42,8 +42,9 @@ void set_query_rows(DecodeParams& params, int64_t q_len, int64_t group);
 // Throws unless the line of tiles (schedule.h) has fewer than 2^31 units when every sequence is max_tokens long.
 void check_line_fits(const DecodeParams& params);
 
-// With debug.fixed_splits, a worker for each piece of each item. Throws if there are not tickets for as many.
-void apply_fixed_splits(DecodeParams& params);
+// With debug.fixed_splits, a worker for each piece of each item. Throws if there are not tickets for as many, or more
+// than `most_teams` of whole items, which take none.
+void apply_fixed_splits(DecodeParams& params, int32_t most_teams);
 
 // The memory of a plan for `batch` sequences on `device`; throws unless it can hold one.
 int32_t* checked_plan(const torch::stable::Tensor& plan, int64_t batch, Device device);

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -38,7 +39,7 @@ void run_cpu(DecodeParams params, const RunOptions& options) {
                  params.head_dim);
   set_schedule(params);
   params.debug = options.debug;
-  apply_fixed_splits(params);
+  apply_fixed_splits(params, std::numeric_limits<int32_t>::max());
   check_line_fits(params);
   const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype);
 

@@ -88,7 +88,7 @@ void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
   const DeviceLimits& limits = device_limits(device);
   set_schedule(p, limits);
   p.debug = options.debug;
-  apply_fixed_splits(p);
+  apply_fixed_splits(p, tile_table::kMaxTeams);
   check_line_fits(p);
 
   const Tensor workspace = options.workspace != nullptr ? *options.workspace : allocate_workspace(p, device);

@@ -55,7 +55,8 @@ class CheckedShares {
  private:
   // Workers that have a unit at least.
   static int32_t sharing(const Shares& s) {
-    return s.share == 0 ? s.longer : ceil_div(s.total_units - s.longer, s.share);
+    if (s.share == 0) return s.longer;
+    return static_cast<int32_t>((int64_t{s.total_units} - s.longer + s.share - 1) / s.share);
   }
 
   int32_t total_units_, workers_;
@@ -167,6 +168,7 @@ std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const st
                                                                         int32_t workers) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
+  check_range("workers", workers, 1, tile_table::kMaxWorkers);
   const tile_table::Shape shape{batch, max_tokens, num_kv_heads, rows, head_dim};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};

@@ -33,7 +33,8 @@ constexpr int32_t kHalfLine = 1 << 30;
 LEANATTN_HOST_DEVICE Shares shares_of(const TileLine& line, int32_t total_units, int32_t workers) {
   const int32_t items = line.batch * line.items_per_seq;
   const int32_t most = items < workers ? MergeGroups::kMaxAtOnce * items : workers;  // no overflow
-  const bool fewer = line.item_cost > 0 && items > 0 && most < workers && total_units <= kFewTiles * items;
+  const bool fewer =
+      line.item_cost > 0 && items > 0 && most < workers && total_units <= (kFewTiles + line.item_cost) * items;
   return Shares::of(total_units, fewer ? most : workers);
 }
 
@@ -60,8 +61,8 @@ struct Pieces {
   static constexpr int32_t kCandidates = 4;
 
   // Each item is a piece at least. And where an item costs nothing besides its tiles, another piece doesn't either.
-  LEANATTN_HOST_DEVICE static bool possible(const TileLine& line, int32_t workers) {
-    return line.item_cost > 0 && line.batch * line.items_per_seq <= workers;
+  LEANATTN_HOST_DEVICE static bool possible(const TileLine& line, int32_t tiles, int32_t workers) {
+    return line.item_cost > 0 && tiles > 0 && tiles < kHalfLine && line.batch * line.items_per_seq <= workers;
   }
   // A piece has a share's tiles at least, of `tiles` of all items; `longest` of one.
   LEANATTN_HOST_DEVICE static int32_t least_tiles(int32_t tiles, int32_t longest, int32_t workers) {
@@ -142,9 +143,9 @@ struct LineCut {
 
   // `longest`: units of the longest item.
   LEANATTN_HOST_DEVICE static LineCut of(const TileLine& line, int32_t total_units, int32_t longest, int32_t workers) {
-    const int32_t items = line.batch * line.items_per_seq, share = ceil_div(total_units, workers);
-    const bool worth_it = line.item_cost > 0 && share >= kLeastUniformShare;
-    if (worth_it && total_units < kHalfLine && int64_t{longest} * items == total_units) {
+    const int32_t items = line.batch * line.items_per_seq;
+    const bool uniform = int64_t{longest} * items == total_units && total_units < kHalfLine;
+    if (line.item_cost > 0 && uniform && ceil_div(total_units, workers) >= kLeastUniformShare) {
       if (items <= workers) {
         // Each item made longer until pieces of it are shares.
         const int32_t tiles = longest - line.item_cost, least = Pieces::least_tiles(tiles * items, tiles, workers);
@@ -152,7 +153,7 @@ struct LineCut {
         const int32_t units = ceil_div(tiles, size) * size;
         if (size <= Pieces::most_tiles(least)) return {{size, 0, items * units}, units - tiles, true};
       }
-      const int32_t whole = ceil_div(share, longest) * longest;
+      const int32_t share = ceil_div(total_units, workers), whole = ceil_div(share, longest) * longest;
       if (whole <= share + kWholeSlack) return {{whole, 0, total_units}, line.item_cost, true};
     }
     return {shares_of(line, total_units, workers), line.item_cost, false};
@@ -189,7 +190,7 @@ inline Cuts cuts_of(const TileLine& line, int32_t workers) {
   for (int32_t seq = 0; seq < line.batch; ++seq) {
     longest = line.item_tiles(seq) > longest ? line.item_tiles(seq) : longest;
   }
-  for (int32_t i = 0; i < Pieces::kCandidates && tiles > 0 && Pieces::possible(line, workers); ++i) {
+  for (int32_t i = 0; i < Pieces::kCandidates && Pieces::possible(line, tiles, workers); ++i) {
     cuts.pieces = Pieces::candidate(i, tiles, longest, workers);
     int64_t count = 0;
     for (int32_t seq = 0; seq < line.batch; ++seq) count += cuts.pieces.count(line.item_tiles(seq));

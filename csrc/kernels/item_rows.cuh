@@ -1,11 +1,11 @@
-// Which query rows an item is about.
+// Which worker a CTA is, which query rows its item is about, and what becomes of a span's result.
 #pragma once
 
 #include "params.h"
 
 namespace leanattn {
 
-// Which worker a CTA is: the first dimension of the grid is the team.
+// Which worker a CTA is: in the grid, x counts the members of a team, y the teams.
 __device__ __forceinline__ int32_t team_here() { return int32_t(blockIdx.y); }
 __device__ __forceinline__ int32_t member_here() { return int32_t(blockIdx.x); }
 __device__ __forceinline__ int32_t worker_here(const DecodeParams& p) {

@@ -9,7 +9,6 @@ constexpr int kWarps = 4;  // of a CTA
 
 // Even pieces, if there are workers enough; else Pieces{}. The sums of cuts_of().
 __device__ __forceinline__ Pieces find_pieces(const TileLine& line, int32_t workers, const LaneRun& run) {
-  if (!Pieces::possible(line, workers)) return {};
   int32_t tiles = 0, longest = 0;
 #pragma unroll 2
   for (int32_t seq = run.begin; seq < run.end; ++seq) {
@@ -19,7 +18,7 @@ __device__ __forceinline__ Pieces find_pieces(const TileLine& line, int32_t work
   }
   tiles = __reduce_add_sync(~0u, tiles) * line.items_per_seq;
   longest = __reduce_max_sync(~0u, longest);
-  if (tiles == 0) return {};
+  if (!Pieces::possible(line, tiles, workers)) return {};
   int32_t counts[Pieces::kCandidates] = {};
 #pragma unroll 1
   for (int32_t seq = run.begin; seq < run.end; ++seq) {

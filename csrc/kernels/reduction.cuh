@@ -13,7 +13,8 @@
 
 namespace leanattn {
 
-// A partial in the workspace, [block_rows, head_dim + kPartialRowExtra]: rows of O, each followed by its m and l.
+// A partial in the workspace, [heads x block_rows, head_dim + kPartialRowExtra]: rows of O, each followed by its m and
+// l.
 template <typename Traits>
 struct Partial {
   static constexpr int kRow = Traits::kHeadDim + kPartialRowExtra;
@@ -56,7 +57,7 @@ __device__ __forceinline__ bool arrives_last(const DecodeParams& p, int32_t tick
 // The partials of an item that are merged together, in token order. All but the first lie evenly.
 template <typename Traits>
 struct PartialList {
-  float* first;       // [block_rows, Partial::kRow]
+  float* first;       // [heads x block_rows, Partial::kRow]
   int32_t to_second;  // from the first to the next one, in floats
   int32_t stride;     // from the second to the third, and so on
   int32_t count;

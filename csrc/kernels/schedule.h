@@ -166,7 +166,7 @@ struct SpanCursor {
   LEANATTN_HOST_DEVICE void spend(int32_t units) { units_left -= units < units_left ? units : units_left; }
 };
 
-// Length of the line, by one thread. CUDA kernels do the same sum with a whole CTA (worker_share.cuh).
+// Length of the line, by one thread. CUDA kernels do the same sum with a warp (worker_share.cuh).
 LEANATTN_HOST_DEVICE int32_t total_units(const TileLine& line) {
   int32_t total = 0;
   for (int32_t seq = 0; seq < line.batch; ++seq) total += line.seq_units(seq);

@@ -52,15 +52,16 @@ struct RowBlocks {
 };
 
 // Bytes of 16-bit K and V, if all sequences are as long as they can be.
-constexpr int64_t cuda_bytes(const Shape& shape) {
-  return int64_t{shape.batch} * shape.max_tokens * shape.num_kv_heads * shape.head_dim * 4;
+constexpr double cuda_bytes(const Shape& shape) {
+  return 4.0 * shape.batch * shape.max_tokens * shape.num_kv_heads * shape.head_dim;
 }
 
-// CUDA: to merge partials of many rows takes long, and to read little K and V again from L2 does not (docs/tuning.md:
-// 8 query tokens of 4 MB of llama8b take 18 us in items of 32 rows, 9 in items of 16).
+// CUDA: to merge partials of many rows takes long, and to read little K and V again from L2 does not. Of 4 MB of
+// llama8b, 4 query tokens take 8 us in items of 8 rows and 10 in items of 16; 8 tokens 10, 9 and, in items of 32, 19;
+// of 67 MB 41, 29 and 40; of 268 MB 141, 85 and 76 (docs/tuning.md).
 constexpr int32_t cuda_block_rows(const Shape& shape) {
-  const int64_t bytes = cuda_bytes(shape);
-  return bytes <= 8'000'000 ? 8 : (bytes <= 100'000'000 ? 16 : kMaxBlockRows);
+  const double bytes = cuda_bytes(shape);
+  return bytes <= 8e6 ? 8 : (bytes <= 100e6 ? 16 : kMaxBlockRows);
 }
 
 // CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
@@ -69,8 +70,8 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
   if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
-  constexpr int64_t kMergeBytes = 18'000'000;  // read in 4 us
-  const int64_t gained_bytes = cuda_bytes(shape) / 100 * (shape.head_dim <= 64 ? 5 : 2);
+  constexpr double kMergeBytes = 18e6;  // read in 4 us
+  const double gained_bytes = cuda_bytes(shape) / 100 * (shape.head_dim <= 64 ? 5 : 2);
   const bool few_cuts = 10 * items >= 9 * workers;
   return few_cuts || (gained_bytes > kMergeBytes && 20 * items >= workers) ? kManyHeads : 1;
 }
@@ -115,7 +116,7 @@ inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
   p.team_size = tiling.team_size;
   p.teams = workers / tiling.team_size;
   p.workers = p.teams * tiling.team_size;
-  p.partial_floats = p.heads * p.block_rows * (p.head_dim + kPartialRowExtra);
+  p.partial_floats = static_cast<int32_t>(int64_t{p.heads} * p.block_rows * (int64_t{p.head_dim} + kPartialRowExtra));
   // check_line_fits() refuses what does not fit.
   p.items_per_team = static_cast<int32_t>(int64_t{p.num_kv_heads} / tiling.heads * p.row_blocks / tiling.team_size);
 }

@@ -141,7 +141,12 @@ def test_loads_are_equal(s: Schedule) -> None:
     if (share := uniform_share(s)) is not None:
         assert set(sizes[:-1]) <= {share}
     else:
-        few = s.item_cost > 0 and items > 0 and 24 * items < s.workers and s.total_units <= 3 * 24 * items
+        few = (
+            s.item_cost > 0
+            and items > 0
+            and 24 * items < s.workers
+            and s.total_units <= (3 * 24 + s.item_cost) * items
+        )
         workers = 24 * items if few else s.workers
         assert sharing == min(workers, s.total_units), "no more than 24 partials of a short item"
         assert sum(sizes) == s.total_units
@@ -283,6 +288,18 @@ def test_more_workers_than_tiles() -> None:
     s = Schedule((64, 0, 130), 1, 64, 1_000, 10)
     assert [span.worker for span in s.spans()] == [0, 1, 2, 3]
     assert s.worker_spans(9) == []
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("item_cost", [0, 1])
+@pytest.mark.parametrize("workers", [1, 2, 8, 1000])
+def test_the_longest_lines(workers: int, item_cost: int, planned: bool) -> None:
+    """Sums on the way to the cuts stay inside 32 bits."""
+    for lengths in ((2**31 - 200,), (1_500_000_000,), (536_000_000,) * 4):
+        s = Schedule(lengths, 1, 1, 2**31 - 2, workers, item_cost, planned)
+        assert s.shares.workers == workers
+        assert sum(s.worker_tiles()) == s.total_tiles == sum(lengths)
+        assert max(s.worker_tiles()) - min(s.worker_tiles()) <= 1 + len(lengths) * item_cost
 
 
 def test_a_share_may_end_before_the_tiles_of_an_item() -> None:
