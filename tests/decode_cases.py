@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leanattn.checks import q_len_of
 from leanattn.reference import decode_reference
 
 # Where tiles may end on any backend.
@@ -162,3 +163,17 @@ def check_error(
             f"{name} of sequence {seq}: error {error[seq]:.3e}, allowed {allowed[seq]:.3e} "
             f"(same computation in {same.dtype}: {same_error[seq]:.3e})"
         )
+
+
+def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
+    """By the op: leanattn.plan knows no number of workers."""
+    made: Tensor = torch.ops.leanattn.plan(
+        inputs.cache_seqlens,
+        max_tokens=inputs.k_cache.shape[1],
+        num_q_heads=inputs.q.shape[-2],
+        num_kv_heads=inputs.k_cache.shape[2],
+        head_dim=inputs.q.shape[-1],
+        q_len=q_len_of(inputs.q),
+        num_workers=workers,
+    )
+    return made

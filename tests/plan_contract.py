@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decode_cases import Inputs, check_against_reference, make_inputs
+from decode_cases import check_against_reference, make_inputs, plan_of
 from decode_contract import decode_debug
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import leanattn
-from leanattn.checks import q_len_of
 from leanattn.schedule import plan_elements
 
 ops = torch.ops.leanattn
 
 RAGGED = (700, 1, 0, 64, 2500, 0, 65, 129, 1300, 3)
 MANY = tuple(i * 7919 % 200 if i % 3 == 0 else 0 for i in range(500))
-
-
-def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
-    made: Tensor = ops.plan(
-        inputs.cache_seqlens,
-        max_tokens=inputs.k_cache.shape[1],
-        num_q_heads=inputs.q.shape[-2],
-        num_kv_heads=inputs.k_cache.shape[2],
-        head_dim=inputs.q.shape[-1],
-        q_len=q_len_of(inputs.q),
-        num_workers=workers,
-    )
-    return made
 
 
 class PlanContract:

@@ -14,9 +14,9 @@ from decode_cases import (
     check_against_reference,
     make_inputs,
     parts_of_larger_tensors,
+    plan_of,
 )
 from decode_contract import RAGGED, decode_and_check, decode_debug
-from plan_contract import plan_of
 from torch import Tensor
 
 import leanattn

@@ -170,11 +170,7 @@ struct Cuts {
   LEANATTN_HOST_DEVICE static Cuts of_line(const LineCut& cut) { return {cut.shares, {}, {}, cut.item_cost}; }
   // Of a call without a plan, by one thread.
   static Cuts of_line(const TileLine& line, int32_t workers) {
-    int32_t longest = 0;
-    for (int32_t seq = 0; seq < line.batch; ++seq) {
-      longest = line.item_units(seq) > longest ? line.item_units(seq) : longest;
-    }
-    return of_line(LineCut::of(line, total_units(line), longest, workers));
+    return of_line(LineCut::of(line, total_units(line), longest_item_units(line), workers));
   }
 
   LEANATTN_HOST_DEVICE CutItem cut_item(int32_t worker, const Span& span) const {
@@ -186,20 +182,16 @@ struct Cuts {
 inline Cuts cuts_of(const TileLine& line, int32_t workers) {
   const int32_t tiles = total_tiles(line), units = total_units(line);
   Cuts cuts{shares_of(line, units, workers), {}, {}, line.item_cost};
-  int32_t longest = 0;
-  for (int32_t seq = 0; seq < line.batch; ++seq) {
-    longest = line.item_tiles(seq) > longest ? line.item_tiles(seq) : longest;
-  }
+  const int32_t longest = longest_item_units(line);
   for (int32_t i = 0; i < Pieces::kCandidates && Pieces::possible(line, tiles, workers); ++i) {
-    cuts.pieces = Pieces::candidate(i, tiles, longest, workers);
+    cuts.pieces = Pieces::candidate(i, tiles, longest - line.item_cost, workers);
     int64_t count = 0;
     for (int32_t seq = 0; seq < line.batch; ++seq) count += cuts.pieces.count(line.item_tiles(seq));
     if (count * line.items_per_seq <= workers) return cuts;
   }
   cuts.pieces = {};
-  const int32_t longest_units = longest + line.item_cost;
-  for (int32_t i = 0; i < WholeItems::kCandidates && WholeItems::possible(line, units, longest_units, workers); ++i) {
-    cuts.whole = WholeItems::candidate(i, units, longest_units, workers);
+  for (int32_t i = 0; i < WholeItems::kCandidates && WholeItems::possible(line, units, longest, workers); ++i) {
+    cuts.whole = WholeItems::candidate(i, units, longest, workers);
     WholeItems::Moves moves;
     for (int32_t seq = 0, begin = 0; seq < line.batch; begin += line.seq_units(seq++)) {
       moves.add(line, cuts.whole, seq, begin);

@@ -173,6 +173,15 @@ LEANATTN_HOST_DEVICE int32_t total_units(const TileLine& line) {
   return total;
 }
 
+// Units of the longest item.
+LEANATTN_HOST_DEVICE int32_t longest_item_units(const TileLine& line) {
+  int32_t longest = 0;
+  for (int32_t seq = 0; seq < line.batch; ++seq) {
+    if (line.item_units(seq) > longest) longest = line.item_units(seq);
+  }
+  return longest;
+}
+
 // Tiles on the line, without what items cost besides.
 LEANATTN_HOST_DEVICE int32_t total_tiles(const TileLine& line) {
   int32_t total = 0;

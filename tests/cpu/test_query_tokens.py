@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decode_cases import check_against_reference, make_inputs
+from decode_cases import check_against_reference, make_inputs, plan_of
 from decode_contract import decode_debug
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_contract import plan_of
 from query_tokens_contract import QueryTokensContract, decode
 
 CPU = torch.device("cpu")

@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from bisect import bisect_left
 from collections.abc import Callable
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from schedule_cases import MAX_TOKENS, items_of, schedules, tiles_of_item, uniform_share
 
 from leanattn import schedule
 from leanattn.schedule import Schedule, Shares, Span
 
 ROOT = Path(__file__).parents[2]
-MAX_TOKENS = 2_000_000
-
-# Mostly short, often empty or just around a tile border, sometimes a million tokens.
-lengths = st.one_of(
-    st.just(0),
-    st.integers(1, 300),
-    st.builds(lambda tiles, off: max(0, 64 * tiles + off), st.integers(0, 40), st.integers(-1, 1)),
-    st.integers(0, 1_000_000),
-)
-
-
-@st.composite
-def schedules(draw: st.DrawFn) -> Schedule:
-    seqlens = draw(st.lists(lengths, max_size=draw(st.sampled_from([2, 8, 40]))))
-    items_per_seq = draw(st.sampled_from([1, 2, 3, 8, 40]))
-    tile_tokens = draw(st.sampled_from([16, 64, 128]))
-    workers = draw(st.one_of(st.integers(1, 20), st.sampled_from([78, 108, 132, 264, 1024])))
-    item_cost = draw(st.sampled_from([0, 0, 1, 3]))
-    planned = draw(st.booleans())
-    return Schedule(tuple(seqlens), items_per_seq, tile_tokens, MAX_TOKENS, workers, item_cost, planned)
-
-
-def tiles_of_item(s: Schedule, seq: int) -> int:
-    return -(-s.seqlens[seq] // s.tile_tokens)
-
-
-def items_of(s: Schedule) -> list[tuple[int, int]]:
-    return [
-        (seq, item)
-        for seq in range(len(s.seqlens))
-        if tiles_of_item(s, seq) > 0
-        for item in range(s.items_per_seq)
-    ]
 
 
 @settings(max_examples=2500, deadline=None)
@@ -77,56 +44,6 @@ def test_spans_cover_the_line_once_and_in_order(s: Schedule) -> None:
         place += tile
     assert place == s.shares.begin(s.shares.workers)
     assert s.total_tiles == s.total_units - s.item_cost * len(by_item)
-
-
-def uniform_share(s: Schedule) -> int | None:
-    """Units that a worker has of equally long sequences: pieces of an item, or whole items, or None."""
-    longest = max((tiles_of_item(s, seq) for seq in range(len(s.seqlens))), default=0)
-    if (
-        s.planned
-        or s.item_cost == 0
-        or longest == 0
-        or {tiles_of_item(s, i) for i in range(len(s.seqlens))} != {longest}
-    ):
-        return None
-    items = len(s.seqlens) * s.items_per_seq
-    if -(-s.total_units // s.workers) < 6:
-        return None  # to find them would take longer than they save
-    if items <= s.workers:
-        least = -(-longest * items // s.workers)
-        if longest <= 3 * 24:
-            least = max(least, -(-longest // 24))
-        size = max(least, -(-longest // (s.workers // items)))
-        if size <= least + (1 if least < 24 else 2 if least < 36 else 3):
-            return size
-    share, units = -(-s.total_units // s.workers), longest + s.item_cost
-    whole = -(-share // units) * units
-    return whole if whole <= share + 6 else None
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    st.integers(1, 300),
-    st.one_of(st.integers(1, 40), st.integers(1, 200_000)),
-    st.sampled_from([1, 2, 8]),
-    st.sampled_from([1, 7, 33, 66, 132]),
-)
-@example(64, 2048, 1, 66)
-@example(128, 1024, 1, 66)
-@example(3, 8192, 1, 44)
-def test_equally_long_sequences(batch: int, tokens: int, items_per_seq: int, workers: int) -> None:
-    """In pieces, or whole, where that is nearly as even: no worker has parts of two items."""
-    s = Schedule((tokens,) * batch, items_per_seq, 16, MAX_TOKENS, workers, item_cost=1)
-    share = uniform_share(s)
-    loads = s.worker_tiles()
-    assert sum(loads) == s.total_tiles
-    if share is None:
-        assert s.line_item_cost == 1
-        return
-    assert max(loads) <= -(-s.total_units // workers) + 6
-    for worker in range(workers):
-        spans = s.worker_spans(worker)
-        assert len(spans) <= 1 or all(span.slot is None for span in spans)
 
 
 @settings(max_examples=2500, deadline=None)
@@ -158,71 +75,6 @@ def test_loads_are_equal(s: Schedule) -> None:
     assert sum(tiles) == s.total_tiles
     if s.item_cost == 0:
         assert tiles == sizes + [0] * (s.workers - sharing)
-
-
-@settings(max_examples=2500, deadline=None)
-@given(schedules())
-@example(Schedule((4096,), 8, 64, MAX_TOKENS, 132, item_cost=1, planned=True))
-@example(Schedule((1024,) * 8, 8, 64, MAX_TOKENS, 132, item_cost=1, planned=True))
-def test_even_pieces(s: Schedule) -> None:
-    """A worker has one piece at most, and not much more to do than with equal shares."""
-    items = items_of(s)
-    if not s.planned or s.item_cost == 0 or len(s.seqlens) * s.items_per_seq > s.workers or not items:
-        assert s.piece_tiles == 0
-        return
-    longest = max(tiles_of_item(s, seq) for seq, _ in items)
-    least = -(-s.total_tiles // s.workers)
-    if longest <= 3 * 24:  # partials that are merged at once
-        least = max(least, -(-longest // 24))
-    candidates = [least, least + 1, least + (1 if least < 24 else 2 if least < 36 else 3)]
-    if longest <= least + 6:  # no item is cut
-        candidates.append(longest)
-    pieces = [sum(-(-tiles_of_item(s, seq) // size) for seq, _ in items) for size in candidates]
-    fitting = [size for size, count in zip(candidates, pieces, strict=True) if count <= s.workers]
-    assert s.piece_tiles == (fitting[0] if fitting else 0)
-    if fitting:
-        spans = s.spans()
-        assert len(spans) == len({span.worker for span in spans})
-        assert max(s.worker_tiles()) <= s.piece_tiles
-        for (seq, _), run in groupby(spans, key=lambda span: (span.seq, span.item)):
-            sizes = [span.tile_end - span.tile_begin for span in run]
-            assert len(sizes) == -(-tiles_of_item(s, seq) // s.piece_tiles)
-            assert len(set(sizes[:-1])) <= 1
-            assert sizes[-1] <= sizes[0]
-
-
-@settings(max_examples=2500, deadline=None)
-@given(schedules())
-@example(Schedule((1024,) * 128, 1, 16, MAX_TOKENS, 66, item_cost=1, planned=True))
-@example(Schedule((100, 90, 0, 110) * 60, 2, 64, MAX_TOKENS, 66, item_cost=1, planned=True))
-@example(Schedule((1024,) * 64, 4, 64, MAX_TOKENS, 33, item_cost=1, planned=True))
-def test_whole_items(s: Schedule) -> None:
-    """Where moving the cuts to the borders of items costs little, no item is cut."""
-    items = [s.item_cost + tiles_of_item(s, seq) for seq, _ in items_of(s)]
-    share, longest = -(-s.total_units // s.workers), max(items, default=0)
-    if not s.planned or s.item_cost == 0 or not items or s.piece_tiles or longest > share:
-        assert not s.whole_items
-        return
-    borders = [0, *accumulate(items)]
-
-    def most_units(cut_every: int) -> int:
-        cuts = range(cut_every, s.total_units, cut_every)
-        # To the nearest border; from the middle of an item to its end.
-        near = [bisect_left(borders, cut) for cut in cuts]
-        moves = [
-            min((b - cut for b in borders[i - 1 : i + 1]), key=lambda move: (abs(move), -move))
-            for cut, i in zip(cuts, near, strict=True)
-        ]
-        return cut_every + max([0, *moves]) - min([0, *moves])
-
-    candidates = (share, -(-share // longest) * longest)
-    assert s.whole_items == any(most_units(units) <= share + 6 for units in candidates)
-    if s.whole_items:
-        assert s.cut_items() == []
-        loads = [0] * s.workers
-        for span in s.spans():
-            loads[span.worker] += span.item_tiles + s.item_cost
-        assert max(loads) <= share + 6
 
 
 @settings(max_examples=2500, deadline=None)
@@ -308,11 +160,6 @@ def test_a_share_may_end_before_the_tiles_of_an_item() -> None:
     assert [(span.worker, span.seq) for span in s.spans()] == [(0, 0), (1, 1), (3, 3)]
     assert s.worker_spans(2) == []
     assert s.worker_tiles() == [1, 1, 0, 1]
-
-
-def test_a_plan_gives_each_item_a_worker_if_it_can() -> None:
-    s = Schedule((64, 64, 64), 1, 64, 1_000, 4, item_cost=1, planned=True)
-    assert [(span.worker, span.seq) for span in s.spans()] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_a_whole_item_leaves_no_partial() -> None:

@@ -19,7 +19,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from decode_cases import Inputs, check_against_reference, make_inputs  # noqa: E402
+from decode_cases import Inputs, check_against_reference, make_inputs, plan_of  # noqa: E402
 
 import leanattn  # noqa: E402
 
@@ -36,20 +36,11 @@ WORKERS = (0, 5, 1)
 
 
 def check_calls(inputs: Inputs, workers: int) -> None:
-    q, k_cache, _, cache_seqlens = inputs.tensors()
-    plan = torch.ops.leanattn.plan(
-        cache_seqlens,
-        max_tokens=k_cache.shape[1],
-        num_q_heads=q.shape[2],
-        num_kv_heads=k_cache.shape[2],
-        head_dim=q.shape[3],
-        q_len=q.shape[1],
-        num_workers=workers,
-    )
+    plan = plan_of(inputs, workers)
     out, lse = torch.ops.leanattn.decode_lse(*inputs.tensors(), num_workers=workers)
     check_against_reference(inputs, out, lse)
     promised = torch.ops.leanattn.decode(
-        *inputs.tensors(), num_workers=workers, plan=plan, fresh_tokens=q.shape[1]
+        *inputs.tensors(), num_workers=workers, plan=plan, fresh_tokens=inputs.q.shape[1]
     )
     check_against_reference(inputs, promised)
 

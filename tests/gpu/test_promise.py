@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -82,6 +83,17 @@ class Calls:
         return [tensor for result in self.results for tensor in result]
 
 
+def check_promises(
+    calls: Calls, workers: int, *, fresh_tokens: Sequence[int], max_stages: Sequence[int]
+) -> None:
+    """With each of the promises the outputs are those without one, bit for bit."""
+    expected = calls.run(workers)
+    check_against_reference(calls.inputs, *expected[:2])
+    for fresh, stages, seed in product(fresh_tokens, max_stages, (0, 1)):
+        got = calls.run(workers, fresh_tokens=fresh, max_stages=stages, delay_seed=seed)
+        assert all(map(torch.equal, got, expected)), f"{fresh=} {stages=} {seed=}"
+
+
 @few_and_all_workers
 @pytest.mark.parametrize("copies", [False, True])
 @pytest.mark.parametrize(
@@ -92,11 +104,7 @@ def test_fresh_tokens_are_waited_for(
     gpu: torch.device, shape: Shape, batch: Batch, copies: bool, workers: int
 ) -> None:
     calls = Calls(gpu, shape, batch, copies=copies)
-    expected = calls.run(workers)
-    check_against_reference(calls.inputs, *expected[:2])
-    for fresh_tokens, max_stages, seed in product((1, 200, 2**40), (0, 2, 3), (0, 1)):
-        got = calls.run(workers, fresh_tokens=fresh_tokens, max_stages=max_stages, delay_seed=seed)
-        assert all(map(torch.equal, got, expected)), f"{fresh_tokens=} {max_stages=} {seed=}"
+    check_promises(calls, workers, fresh_tokens=(1, 200, 2**40), max_stages=(0, 2, 3))
 
 
 @few_and_all_workers
@@ -109,11 +117,7 @@ def test_several_fresh_tokens_are_waited_for(
 ) -> None:
     """They may lie in two tiles."""
     calls = Calls(gpu, shape, batch, q_len=q_len)
-    expected = calls.run(workers)
-    check_against_reference(calls.inputs, *expected[:2])
-    for fresh_tokens, seed in product((q_len, 200), (0, 1)):
-        got = calls.run(workers, fresh_tokens=fresh_tokens, delay_seed=seed)
-        assert all(map(torch.equal, got, expected)), f"{fresh_tokens=} {seed=}"
+    check_promises(calls, workers, fresh_tokens=(q_len, 200), max_stages=(0,))
 
 
 @few_and_all_workers
