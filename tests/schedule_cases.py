@@ -52,7 +52,7 @@ def uniform_share(s: Schedule) -> int | None:
     ):
         return None
     items = len(s.seqlens) * s.items_per_seq
-    if -(-s.total_units // s.workers) < 6:
+    if s.total_units < 6 * s.workers:
         return None  # to find them would take longer than they save
     if items <= s.workers:
         least = -(-longest * items // s.workers)

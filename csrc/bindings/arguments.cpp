@@ -1,7 +1,6 @@
 #include "arguments.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 
@@ -16,7 +15,6 @@ namespace {
 using torch::headeronly::ScalarType;
 
 constexpr double kLog2E = 1.4426950408889634;
-constexpr std::array<int64_t, 3> kRowDims{0, 1, 2};  // of q and out, before head_dim
 
 struct Views {
   TensorView q, k_cache, v_cache, cache_seqlens, out;
@@ -96,15 +94,16 @@ void check_q_len(int64_t q_len) {
 
 // Workers write their rows at the same time: the rows of one dimension must end before the next of another begins.
 void check_rows_apart(const TensorView& t, const char* name) {
-  std::array<int64_t, 3> dims{};  // batch, perhaps query tokens, heads; those with several rows
-  const auto last = std::copy_if(kRowDims.begin(), kRowDims.begin() + t.dim() - 1, dims.begin(),
-                                 [&](int64_t dim) { return t.size(dim) > 1; });
-  std::sort(dims.begin(), last, [&](int64_t a, int64_t b) { return t.stride(a) < t.stride(b); });
-  int64_t extent = t.size(t.dim() - 1);  // of all rows of the dimensions so far
-  for (auto dim = dims.begin(); dim != last; ++dim) {
-    check_argument(t.stride(*dim) >= extent, name, ": stride ", t.stride(*dim), " of dimension ", *dim,
-                   ", expected rows of ", t.size(t.dim() - 1), " elements that do not overlap");
-    extent = t.stride(*dim) * t.size(*dim);
+  const int64_t columns = t.size(t.dim() - 1);
+  for (int64_t dim = 0; dim + 1 < t.dim(); ++dim) {  // batch, perhaps query tokens, heads
+    if (t.size(dim) <= 1) continue;
+    int64_t extent = columns;  // of all rows of any dimension within this one
+    for (int64_t inner = 0; inner + 1 < t.dim(); ++inner) {
+      const bool within = t.stride(inner) < t.stride(dim) || (t.stride(inner) == t.stride(dim) && inner < dim);
+      if (within && t.size(inner) > 1) extent = std::max(extent, t.stride(inner) * t.size(inner));
+    }
+    check_argument(t.stride(dim) >= extent, name, ": stride ", t.stride(dim), " of dimension ", dim,
+                   ", expected rows of ", columns, " elements that do not overlap");
   }
 }
 

@@ -48,12 +48,13 @@ struct Pieces {
   // The spans of the worker that has piece number `offset` of those of sequence `seq`.
   LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, int32_t seq, int32_t offset) const {
     const int32_t tokens = line.tokens(seq), item_tiles = line.tiles_of(tokens), pieces = count(item_tiles);
-    const int32_t size = ceil_div(item_tiles, pieces), begin = offset % pieces * size, rest = item_tiles - begin;
-    return {line, rest < size ? rest : size, seq, offset / pieces, begin, item_tiles, 0, tokens, 0};
+    const int32_t size = ceil_div(item_tiles, pieces), item = quotient(offset, pieces);
+    const int32_t begin = (offset - item * pieces) * size, rest = item_tiles - begin;
+    return {line, rest < size ? rest : size, seq, item, begin, item_tiles, 0, tokens, 0};
   }
   LEANATTN_HOST_DEVICE CutItem cut_item(int32_t worker, const Span& span) const {
     const int32_t pieces = count(span.item_tiles);
-    return {worker - span.tile_begin / ceil_div(span.item_tiles, pieces), pieces};
+    return {worker - quotient(span.tile_begin, ceil_div(span.item_tiles, pieces)), pieces};
   }
 
   // --- which length? The first of these for which there are workers enough ------------------------------
@@ -98,7 +99,7 @@ struct WholeItems {
     LEANATTN_HOST_DEVICE void add(const TileLine& line, const WholeItems& whole, int32_t seq, int32_t begin) {
       const int32_t item_units = line.item_units(seq);
       for (int32_t item = 0; item < line.items_per_seq && item_units > 0; ++item, begin += item_units) {
-        const int32_t cut = (begin / whole.units + 1) * whole.units;
+        const int32_t cut = (quotient(begin, whole.units) + 1) * whole.units;
         if (cut >= begin + item_units) continue;
         const int32_t move = nearest_border(cut, begin, item_units) - cut;
         left = move < left ? move : left;
@@ -143,20 +144,32 @@ struct LineCut {
 
   // `longest`: units of the longest item.
   LEANATTN_HOST_DEVICE static LineCut of(const TileLine& line, int32_t total_units, int32_t longest, int32_t workers) {
-    const int32_t items = line.batch * line.items_per_seq;
-    const bool uniform = int64_t{longest} * items == total_units && total_units < kHalfLine;
-    if (line.item_cost > 0 && uniform && ceil_div(total_units, workers) >= kLeastUniformShare) {
-      if (items <= workers) {
-        // Each item made longer until pieces of it are shares.
-        const int32_t tiles = longest - line.item_cost, least = Pieces::least_tiles(tiles * items, tiles, workers);
-        const int32_t even = ceil_div(tiles, workers / items), size = even > least ? even : least;
-        const int32_t units = ceil_div(tiles, size) * size;
-        if (size <= Pieces::most_tiles(least)) return {{size, 0, items * units}, units - tiles, true};
-      }
-      const int32_t share = ceil_div(total_units, workers), whole = ceil_div(share, longest) * longest;
-      if (whole <= share + kWholeSlack) return {{whole, 0, total_units}, line.item_cost, true};
-    }
+    return may_be_even(line, total_units, longest, workers) ? even(line, total_units, longest, workers)
+                                                            : anywhere(line, total_units, workers);
+  }
+  LEANATTN_HOST_DEVICE static LineCut anywhere(const TileLine& line, int32_t total_units, int32_t workers) {
     return {shares_of(line, total_units, workers), line.item_cost, false};
+  }
+  LEANATTN_HOST_DEVICE static bool may_be_even(const TileLine& line, int32_t total_units, int32_t longest,
+                                               int32_t workers) {
+    const int32_t items = line.batch * line.items_per_seq;
+    return line.item_cost > 0 && total_units >= kLeastUniformShare * int64_t{workers} && total_units < kHalfLine &&
+           int64_t{longest} * items == total_units;
+  }
+  // Only if may_be_even().
+  LEANATTN_HOST_DEVICE static LineCut even(const TileLine& line, int32_t total_units, int32_t longest,
+                                           int32_t workers) {
+    const int32_t items = line.batch * line.items_per_seq;
+    if (items <= workers) {
+      // Each item made longer until pieces of it are shares.
+      const int32_t tiles = longest - line.item_cost, least = Pieces::least_tiles(tiles * items, tiles, workers);
+      const int32_t most = ceil_div(tiles, quotient(workers, items)), size = most > least ? most : least;
+      const int32_t units = ceil_div(tiles, size) * size;
+      if (size <= Pieces::most_tiles(least)) return {{size, 0, items * units}, units - tiles, true};
+    }
+    const int32_t share = ceil_div(total_units, workers), whole = ceil_div(share, longest) * longest;
+    if (whole <= share + kWholeSlack) return {{whole, 0, total_units}, line.item_cost, true};
+    return anywhere(line, total_units, workers);
   }
 };
 
@@ -220,7 +233,7 @@ inline SpanCursor worker_spans(TileLine line, const Cuts& cuts, int32_t worker) 
       if (worker < first + pieces) return cuts.pieces.worker_spans(line, seq, worker - first);
       first += pieces;
     }
-    return SpanCursor::at(line, 0, 0, 0, 0);
+    return SpanCursor::none(line);
   }
   if (cuts.whole.units > 0) {
     const auto cut = [&](int32_t i) { return whole_item_cut(line, cuts.whole.cut(i, total_units(line))); };

@@ -25,11 +25,14 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
       const TileNote note = ring.smem.notes[stage.slot];
       flags = note.flags;
-      if (flags & TileNote::kLast) task = ring.smem.tasks[span_slot.slot];
       const int32_t visible = note.visible - Traits::first_token_of_warp(warp);
       if (visible > 0) {
         const CausalRows causal{params.causal_tokens, params.group, note.first_row};
         loop.fold_tile(ring.keys(stage.slot, warp), ring.values(stage.slot, warp), params.scale_log2, visible, causal);
+      }
+      if (flags & TileNote::kLast) {
+        ptx::mbarrier_wait(&ring.smem.task_there[span_slot.slot], span_slot.parity);
+        task = ring.smem.tasks[span_slot.slot];  // before the slot may be free
       }
       ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
       stage.advance(ring.num_stages);
@@ -60,17 +63,13 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeParams params, const int num_stages) {
   extern __shared__ __align__(1024) unsigned char shared_memory[];  // the swizzle counts rows from a multiple of 1 KiB
   const TileRing<Traits> ring(shared_memory, num_stages);
-  if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals, Traits::Loader::kStagingArrivals);
-  __syncthreads();
   if (threadIdx.x >= Traits::kComputeThreads) {
     // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
     produce_tiles<Traits>(params, ring);
   } else {
-    // A line of the parameters' constant memory costs some hundred cycles when it is first read. These warps have time.
-    constexpr int kLineWords = 16, kLines = (sizeof(DecodeParams) + 63) / 64;
-    if (int(threadIdx.x) % 32 < kLines) {
-      ptx::touch(reinterpret_cast<const int32_t*>(&params)[int(threadIdx.x) % 32 * kLineWords]);
-    }
+    if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals, Traits::Loader::kStagingArrivals);
+    compute_barrier<Traits>();
+    ptx::named_barrier_arrive<Traits::kThreads>(kRingBarrier);
     // Nothing is written before the kernel ahead in the stream has finished.
     ptx::grid_dependency_wait();
     ptx::grid_launch_dependents();

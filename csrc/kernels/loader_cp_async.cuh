@@ -19,9 +19,8 @@ class CpAsyncLoader {
  public:
   static constexpr int kProducerWarps = Traits::kWarps;
   static constexpr int kProducerThreads = 32 * kProducerWarps;
-  // Of a stage's `full` barrier: every lane when its copies have landed, and the writers of the note and of the task,
-  // which are of two warps, so that neither is held up by both.
-  static constexpr int kArrivals = kProducerThreads + 2;
+  // Of a stage's `full` barrier: every lane when its copies have landed, and the writer of the note.
+  static constexpr int kArrivals = kProducerThreads + 1;
 
   // Stage 3: partials, `floats` of each, into shared memory, a warp a partial.
   static constexpr int kStagingArrivals = Traits::kComputeThreads;
@@ -29,7 +28,7 @@ class CpAsyncLoader {
                                                         const Staging& staging) {
     const int warp = ptx::thread_index_here() / 32, lane = ptx::thread_index_here() % 32;
     for (int32_t n = warp; n < list.count; n += Traits::kWarps) {
-      const float* from = list.first + list.offset(n);
+      const float* from = list.at(n);
       float* to = staging.memory + n * floats;
 #pragma unroll 4
       for (int i = lane * 4; i < floats; i += 32 * 4) copy_16_bytes(to + i, from + i);
@@ -37,6 +36,7 @@ class CpAsyncLoader {
     ptx::mbarrier_arrive_after_copies(staging.barrier);
   }
 
+  // Threads of two warps, so that neither is held up by both.
   __device__ __forceinline__ static bool writes_notes() { return producer_thread() == 0; }
   __device__ __forceinline__ static bool writes_tasks() { return producer_thread() == 32; }
 
@@ -72,7 +72,7 @@ class CpAsyncLoader {
   }
   __device__ __forceinline__ void finish(int stage) {
     ptx::mbarrier_arrive_after_copies(&ring_.smem.full[stage]);
-    if (writes_notes() || writes_tasks()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
+    if (writes_notes()) ptx::mbarrier_arrive(&ring_.smem.full[stage]);
   }
 
   // Called by the 128 producer threads, or by as many others. Rows that the item does not have become zero.

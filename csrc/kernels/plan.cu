@@ -37,7 +37,7 @@ __device__ __forceinline__ Pieces find_pieces(const TileLine& line, int32_t work
 }
 
 // As whole_item_cut() of cuts.h.
-__device__ __forceinline__ int32_t whole_item_cut(const LineOfWarp& warp_line, int32_t at) {
+__device__ __forceinline__ int32_t whole_item_cut(const LineOfWarp<false>& warp_line, int32_t at) {
   if (at == warp_line.total_units) return at;
   const SequencePlace place = warp_line.find(at);
   const int32_t item_units = warp_line.line.item_units(place.seq);
@@ -45,7 +45,7 @@ __device__ __forceinline__ int32_t whole_item_cut(const LineOfWarp& warp_line, i
 }
 
 // Whole items, if that is nearly as even; else WholeItems{}. As cuts_of() does it.
-__device__ __forceinline__ WholeItems find_whole_items(const LineOfWarp& warp_line, int32_t workers) {
+__device__ __forceinline__ WholeItems find_whole_items(const LineOfWarp<false>& warp_line, int32_t workers) {
   const TileLine& line = warp_line.line;
   if (!WholeItems::possible(line, warp_line.total_units, warp_line.longest, workers)) return {};
 #pragma unroll 1
@@ -70,16 +70,16 @@ __device__ __forceinline__ WorkerShare locate_piece(const TileLine& line, const 
   int32_t run_pieces = 0;
 #pragma unroll 1
   for (int32_t seq = run.begin; seq < run.end; ++seq) run_pieces += pieces_of(seq);
-  const int32_t run_end = sum_of_lanes_so_far(run_pieces);
+  const int32_t lanes = LaneRun::lanes(line), run_end = sum_of_lanes_so_far(run_pieces, lanes);
   const Cuts cuts{{}, pieces, {}, line.item_cost};
-  if (worker >= __shfl_sync(~0u, run_end, 31)) return {cuts, SpanCursor::at(line, 0, 0, 0, 0)};
-  const auto place = SequencePlace::find(run, run_pieces, run_end, worker, pieces_of);
+  if (worker >= __shfl_sync(~0u, run_end, lanes - 1)) return {cuts, SpanCursor::none(line)};
+  const auto place = SequencePlace::find<false>(run, run_pieces, run_end, worker, pieces_of);
   return {cuts, pieces.worker_spans(line, place.seq, place.offset)};
 }
 
 // The cuts of the line, or of whole items where that is as good.
 __device__ __forceinline__ WorkerShare locate_on_line(const TileLine& line, int32_t workers, int32_t worker) {
-  const auto warp_line = LineOfWarp::of(line);
+  const auto warp_line = LineOfWarp<false>::of(line);
   Cuts cuts{shares_of(line, warp_line.total_units, workers), {}, {}, line.item_cost};
   cuts.whole = find_whole_items(warp_line, workers);
   if (cuts.whole.units == 0) return {cuts, warp_line.spans(cuts.shares.begin(worker), cuts.shares.size(worker))};

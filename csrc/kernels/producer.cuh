@@ -47,7 +47,8 @@ struct TileCursor {
   }
 };
 
-// Between the producer, which finds the share, and the warps that compute.
+// Between the producer, which finds the share, and the warps that compute, which set up the ring meanwhile.
+constexpr int kRingBarrier = 0;
 template <typename Traits>
 constexpr int kShareBarrier = 2 + Traits::kHeads;
 
@@ -71,6 +72,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
   TileCursor<Traits> tiles(share.spans);
   ItemRows rows{};
   if (!tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
+  ptx::named_barrier_sync<Traits::kThreads>(kRingBarrier);
   if (promised) {
     if (Loader::writes_notes()) ring.smem.first_rows = rows;
     ptx::named_barrier_arrive<Traits::kThreads>(kShareBarrier<Traits>);
@@ -103,10 +105,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       for (int i = in_flight - held; i < in_flight; ++i) loader.finish(i);
     }
     if (tiles.done()) return;
-    if (tiles.first) {
-      rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
-      loader.begin_span(rows, tiles.token);
-    }
+    if (tiles.first) loader.begin_span(rows, tiles.token);
     if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
@@ -124,18 +123,22 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       const int32_t flags = (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0);
       ring.smem.notes[stage.slot] = {visible, flags, rows.first_row};
     }
-    // With the last tile: it would hold up the loads of the first ones.
-    if (tiles.last() && Loader::writes_tasks()) {
-      ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.cuts, tiles.span, rows);
-    }
     if (waiting && begun > 1) {
       ++held;  // it is there, but its queries are not
     } else {
       loader.finish(stage.slot);
     }
-    if (tiles.last()) span_slot.advance(ring.num_stages);
+    if (tiles.last()) {
+      // Not before the last tile: it would hold up the loads of the first ones.
+      if (Loader::writes_tasks()) {
+        ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.cuts, tiles.span, rows);
+        ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
+      }
+      span_slot.advance(ring.num_stages);
+    }
     stage.advance(ring.num_stages);
     tiles.next();
+    if (tiles.first && !tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
   }
 }
 

@@ -27,8 +27,39 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
-// Has the value in a register here and now, wherever it is used: so the memory it comes from is in a cache later.
-__device__ __forceinline__ void touch(int32_t value) { asm volatile("" ::"r"(value) : "memory"); }
+// Loads that stay where they stand: compilers move one to where its value is used. Past L1.
+__device__ __forceinline__ int4 load_now(const int4* from) {
+  int4 v;
+  asm volatile("ld.global.cg.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ float2 load_now(const float2* from) {
+  float2 v;
+  asm volatile("ld.global.cg.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(from) : "memory");
+  return v;
+}
+
+// From shared memory: the generic load that a compiler makes of a pointer it knows nothing of takes longer, and longer
+// addresses.
+__device__ __forceinline__ float4 load_shared(const float4* from) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from)))
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ float2 load_shared(const float2* from) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(v.x), "=f"(v.y)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from)))
+               : "memory");
+  return v;
+}
 
 // The transpose of an 8 x 8 matrix of 16-bit elements that a warp holds: lane i has row i / 4, columns 2 (i % 4) and
 // the next.

@@ -33,7 +33,12 @@
 
 namespace leanattn {
 
-LEANATTN_HOST_DEVICE constexpr int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
+// Numbers here are never negative, which a compiler can't know: as unsigned ones they are divided in fewer
+// instructions, and to find a share is a chain of such divisions.
+LEANATTN_HOST_DEVICE constexpr int32_t quotient(int32_t a, int32_t b) {
+  return static_cast<int32_t>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
+}
+LEANATTN_HOST_DEVICE constexpr int32_t ceil_div(int32_t a, int32_t b) { return quotient(a + b - 1, b); }
 
 // The batch seen as one line of lean tiles.
 struct TileLine {
@@ -50,13 +55,13 @@ struct TileLine {
     const int32_t n = seqlens[seq];
     return n < 0 ? 0 : (n > max_tokens ? max_tokens : n);
   }
+  // Of the sequence after it, if there is one.
+  LEANATTN_HOST_DEVICE int32_t tokens_after(int32_t seq) const { return seq + 1 < batch ? tokens(seq + 1) : 0; }
   LEANATTN_HOST_DEVICE int32_t tiles_of(int32_t tokens) const { return ceil_div(tokens, tile_tokens); }
   LEANATTN_HOST_DEVICE int32_t item_tiles(int32_t seq) const { return tiles_of(tokens(seq)); }
   // An empty sequence has no tile and no place on the line; write_empty_outputs (stage 4) serves it.
-  LEANATTN_HOST_DEVICE int32_t item_units(int32_t seq) const {
-    const int32_t tiles = item_tiles(seq);
-    return tiles == 0 ? 0 : tiles + item_cost;
-  }
+  LEANATTN_HOST_DEVICE int32_t units_of(int32_t tokens) const { return tokens == 0 ? 0 : tiles_of(tokens) + item_cost; }
+  LEANATTN_HOST_DEVICE int32_t item_units(int32_t seq) const { return units_of(tokens(seq)); }
   LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const { return item_units(seq) * items_per_seq; }
 };
 
@@ -68,7 +73,8 @@ struct Shares {
   int32_t total_units;
 
   LEANATTN_HOST_DEVICE static Shares of(int32_t total_units, int32_t workers) {
-    return {total_units / workers, total_units % workers, total_units};
+    const int32_t share = quotient(total_units, workers);
+    return {share, total_units - share * workers, total_units};
   }
   // First unit of a worker on the line; of one after the last, the length of the line.
   LEANATTN_HOST_DEVICE int32_t begin(int32_t worker) const {
@@ -79,7 +85,7 @@ struct Shares {
   // The worker that has a unit of the line. The unit must exist, so share > 0 wherever the second branch divides.
   LEANATTN_HOST_DEVICE int32_t worker_of(int32_t unit) const {
     const int32_t in_longer = longer * (share + 1);
-    return unit < in_longer ? unit / (share + 1) : longer + (unit - in_longer) / share;
+    return unit < in_longer ? quotient(unit, share + 1) : longer + quotient(unit - in_longer, share);
   }
 };
 
@@ -110,21 +116,21 @@ struct SpanCursor {
   int32_t tokens;      // of the current sequence
   int32_t following;   // tokens of the sequence after it: asked for early, since memory takes long to answer
 
-  // A worker whose share of `units` begins at place `begin` of the line, `offset` units after the start of sequence
-  // `seq`.
-  LEANATTN_HOST_DEVICE static SpanCursor at(const TileLine& line, int32_t seq, int32_t offset, int32_t begin,
-                                            int32_t units) {
-    SpanCursor c{line, units, seq, 0, 0, 0, 0, 0, 0};
-    if (units > 0) {
-      c.enter(line.tokens(seq));
-      const int32_t item_units = c.item_tiles + line.item_cost;
-      c.item = offset / item_units;
-      c.item_line = begin - offset + c.item * item_units + line.item_cost;
-      if (begin < c.item_line) {
-        c.spend(c.item_line - begin);
-      } else {
-        c.tile = begin - c.item_line;
-      }
+  // A worker with nothing to do.
+  LEANATTN_HOST_DEVICE static SpanCursor none(const TileLine& line) { return {line, 0, 0, 0, 0, 0, 0, 0, 0}; }
+
+  // A worker whose share of `units`, at least one, begins at place `begin` of the line, `offset` units after the start
+  // of sequence `seq`. Of the sequence's tokens and those of the one after it.
+  LEANATTN_HOST_DEVICE static SpanCursor at(const TileLine& line, int32_t seq, int32_t tokens, int32_t following,
+                                            int32_t offset, int32_t begin, int32_t units) {
+    const int32_t item_tiles = line.tiles_of(tokens), item_units = item_tiles + line.item_cost;
+    const int32_t item = quotient(offset, item_units);
+    const int32_t item_line = begin - offset + item * item_units + line.item_cost;
+    SpanCursor c{line, units, seq, item, 0, item_tiles, item_line, tokens, following};
+    if (begin < item_line) {
+      c.spend(item_line - begin);
+    } else {
+      c.tile = begin - item_line;
     }
     return c;
   }
@@ -151,18 +157,14 @@ struct SpanCursor {
       item = 0;
       do {
         ++seq;
-        enter(following);
+        tokens = following;
+        item_tiles = line.tiles_of(tokens);
+        following = line.tokens_after(seq);
       } while (item_tiles == 0 && seq + 1 < line.batch);
     }
   }
 
  private:
-  // Sequence `seq`, of this many tokens.
-  LEANATTN_HOST_DEVICE void enter(int32_t seq_tokens) {
-    tokens = seq_tokens;
-    item_tiles = line.tiles_of(tokens);
-    following = seq + 1 < line.batch ? line.tokens(seq + 1) : 0;
-  }
   LEANATTN_HOST_DEVICE void spend(int32_t units) { units_left -= units < units_left ? units : units_left; }
 };
 
@@ -192,11 +194,10 @@ LEANATTN_HOST_DEVICE int32_t total_tiles(const TileLine& line) {
 // The spans of the worker that has places `begin` to `end` of the line, by one thread that walks the line from its
 // start.
 LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, int32_t begin, int32_t end) {
+  if (begin == end) return SpanCursor::none(line);
   int32_t seq = 0, seq_line = 0;
-  if (begin < end) {
-    for (int32_t n = line.seq_units(0); seq_line + n <= begin; n = line.seq_units(++seq)) seq_line += n;
-  }
-  return SpanCursor::at(line, seq, begin - seq_line, begin, end - begin);
+  for (int32_t n = line.seq_units(0); seq_line + n <= begin; n = line.seq_units(++seq)) seq_line += n;
+  return SpanCursor::at(line, seq, line.tokens(seq), line.tokens_after(seq), begin - seq_line, begin, end - begin);
 }
 
 // --- where the partials of a cut item lie (stage 3) -----------------------------------------------------
@@ -259,7 +260,7 @@ struct MergeGroups {
     while (size * size < partials) ++size;
     return {size, ceil_div(partials, size)};
   }
-  LEANATTN_HOST_DEVICE int32_t group_of(int32_t partial) const { return partial / size; }
+  LEANATTN_HOST_DEVICE int32_t group_of(int32_t partial) const { return quotient(partial, size); }
   LEANATTN_HOST_DEVICE int32_t members(int32_t group, int32_t partials) const {
     const int32_t rest = partials - group * size;
     return rest < size ? rest : size;

@@ -5,7 +5,8 @@
 //
 // What a span needs besides tiles, its queries and what becomes of the result, has a ring of its own, a slot a span,
 // filled while its tiles are. A span has a tile at least, so no more spans than stages are under way, and a slot
-// is free when its turn comes.
+// is free when its turn comes. The third mbarrier of a slot, `task_there`, is for the latter: to work it out takes as
+// long as the span's last tile is on its way, or longer.
 #pragma once
 
 #include "ptx.cuh"
@@ -49,6 +50,7 @@ struct TileRing {
     for (int i = 0; i < num_stages; ++i) {
       ptx::mbarrier_init(&smem.full[i], full_arrivals);
       ptx::mbarrier_init(&smem.empty[i], Traits::kComputeThreads);
+      ptx::mbarrier_init(&smem.task_there[i], 1);
     }
   }
 

@@ -87,7 +87,7 @@ struct TileTraits {
     alignas(16) float merge[kWarps][kMergeRows][kMergeStride];
     float2 warp_ml[kWarps][kMergeRows];  // m (log2 units) and l of every warp
     // The ring (tile_ring.cuh).
-    uint64_t full[kMaxStages], empty[kMaxStages];
+    uint64_t full[kMaxStages], empty[kMaxStages], task_there[kMaxStages];
     TileNote notes[kMaxStages];
     SpanTask tasks[kMaxStages];
     ItemRows first_rows;  // of the share's first span, for who loads its queries early
