@@ -21,6 +21,7 @@ def check_fit(
     cache_seqlens: Tensor,
     out: Tensor | None = None,
     lse: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> None:
     """Types, dtypes, devices and shapes: do the tensors fit each other? Works on fake tensors too."""
     if not (
@@ -50,7 +51,12 @@ def check_fit(
     if cache_seqlens.device != device:
         raise ValueError(f"cache_seqlens: device {cache_seqlens.device}, expected the device of q, {device}")
 
-    if len(cache_shape) != 4 or cache_shape[0] != batch or cache_shape[3] != head_dim:
+    if block_table is not None:
+        check_block_table(block_table, batch, device)
+        if len(cache_shape) != 4 or cache_shape[1] == 0 or cache_shape[3] != head_dim:
+            expected = f"[num_pages, page_size, num_kv_heads, {head_dim}], head_dim as in q"
+            raise ValueError(f"k_cache: shape {list(cache_shape)}, expected {expected}")
+    elif len(cache_shape) != 4 or cache_shape[0] != batch or cache_shape[3] != head_dim:
         expected = f"[{batch}, max_tokens, num_kv_heads, {head_dim}], batch and head_dim as in q"
         raise ValueError(f"k_cache: shape {list(cache_shape)}, expected {expected}")
     if v_cache.shape != cache_shape:
@@ -79,9 +85,10 @@ def check_call(
     causal: bool,
     fresh_tokens: int | None,
     plan: Tensor | None,
+    block_table: Tensor | None,
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
-    check_fit(q, k_cache, v_cache, cache_seqlens, out)
+    check_fit(q, k_cache, v_cache, cache_seqlens, out, block_table=block_table)
     check_can_run(q)
     check_grad(q, k_cache, v_cache, out)
     check_scale(softmax_scale)
@@ -133,6 +140,19 @@ def check_promise(fresh_tokens: int | None) -> None:
         raise TypeError(f"fresh_tokens: {type(fresh_tokens).__name__}, expected int or None")
 
 
+def check_block_table(block_table: Tensor, batch: int, device: torch.device) -> None:
+    if not isinstance(block_table, Tensor):
+        raise _no_tensor(block_table=block_table)
+    if block_table.dtype != torch.int32:
+        raise TypeError(f"block_table: dtype {block_table.dtype}, expected torch.int32")
+    if block_table.device != device:
+        raise ValueError(f"block_table: device {block_table.device}, expected the device of q, {device}")
+    if block_table.dim() != 2 or block_table.shape[0] != batch:
+        raise ValueError(
+            f"block_table: shape {list(block_table.shape)}, expected [{batch}, max_pages] as in q"
+        )
+
+
 def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") -> None:
     if plan is None:
         return
@@ -144,7 +164,9 @@ def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") ->
         raise ValueError(f"{name}: device {plan.device}, expected {device}")
 
 
-def check_plan_arguments(q: Tensor, k_cache: Tensor, cache_seqlens: Tensor, out: Tensor | None) -> None:
+def check_plan_arguments(
+    q: Tensor, k_cache: Tensor, cache_seqlens: Tensor, out: Tensor | None, block_table: Tensor | None
+) -> None:
     """What leanattn.plan takes; the op checks the numbers that come from the shapes."""
     expected_dims = {"q": (q, (3, 4)), "k_cache": (k_cache, (4,)), "cache_seqlens": (cache_seqlens, (1,))}
     for name, (tensor, dims) in expected_dims.items():
@@ -154,9 +176,11 @@ def check_plan_arguments(q: Tensor, k_cache: Tensor, cache_seqlens: Tensor, out:
             raise ValueError(f"{name}: {tensor.dim()} dimensions, expected {' or '.join(map(str, dims))}")
     if cache_seqlens.dtype != torch.int32:
         raise TypeError(f"cache_seqlens: dtype {cache_seqlens.dtype}, expected torch.int32")
-    if cache_seqlens.shape[0] != k_cache.shape[0]:
-        raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{k_cache.shape[0]}]")
-    device = cache_seqlens.device
+    device, batch = cache_seqlens.device, k_cache.shape[0] if block_table is None else q.shape[0]
+    if cache_seqlens.shape[0] != batch:
+        raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{batch}]")
+    if block_table is not None:
+        check_block_table(block_table, batch, device)
     for name, tensor in (("q", q), ("k_cache", k_cache)):
         if tensor.device != device:
             raise ValueError(f"{name}: device {tensor.device}, expected that of cache_seqlens, {device}")

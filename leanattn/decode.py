@@ -31,6 +31,7 @@ def decode(
     sm_margin: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> Tensor: ...
 
 
@@ -48,6 +49,7 @@ def decode(
     sm_margin: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -64,6 +66,7 @@ def decode(
     sm_margin: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one or several new tokens per sequence against a KV cache of ragged lengths.
 
@@ -77,6 +80,9 @@ def decode(
     So the queries are those of the last ``q_len`` tokens in the cache, and each sees its own token and all
     before it. A ``q`` of three dimensions is one query token a sequence, which sees all n tokens.
 
+    With a ``block_table`` the caches are paged: token ``t`` of sequence ``b`` is not ``k_cache[b, t]`` but
+    ``k_cache[block_table[b, t // page_size], t % page_size]``.
+
     The whole batch is cut into equal shares, one for each SM or thread, whatever the lengths are, and what
     was cut is put together by re-scaling the softmax (LeanAttention, arXiv 2405.10480), in one kernel launch.
 
@@ -87,7 +93,8 @@ def decode(
         k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``. num_q_heads must
             be a multiple of num_kv_heads: 1 is MQA, num_q_heads is MHA. Any strides that are multiples of 16
             bytes, 0 included, as long as head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens,
-            head_dim] is passed as ``cache.transpose(1, 2)``, uncopied.
+            head_dim] is passed as ``cache.transpose(1, 2)``, uncopied. With a ``block_table``: pages
+            [num_pages, page_size, num_kv_heads, head_dim] of any page_size, under the same rule for strides.
         v_cache: values, like ``k_cache``.
         cache_seqlens: [batch] int32, contiguous, on the device of ``q``: tokens of each sequence that the
             call reads, from the start of its cache, the newest included: all ``q_len`` that the queries are
@@ -116,6 +123,12 @@ def decode(
             ``sm_margin`` (on a CPU: number of threads) included. The call then follows the lengths in the
             plan; its result is the same up to rounding, since the plan may cut elsewhere. A plan of other
             shapes is not used, and the call is as without one.
+        block_table: [batch, max_pages] int32 on the device of ``q``, its last dimension contiguous: the pages
+            of each sequence in the order of its tokens (PagedAttention, arXiv 2309.06180). max_tokens is then
+            max_pages * page_size. What it holds beyond a sequence's last page does not matter. A page may
+            belong to several sequences. A number in use that is none of a page, which cannot be checked on
+            the host, gives a wrong result for its own sequence, and never an access outside the caches. Like
+            ``cache_seqlens``, it is not covered by ``fresh_tokens``: what may still run must not write it.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
@@ -126,7 +139,7 @@ def decode(
     Raises:
         TypeError: a dtype, or something that is no tensor, number or bool.
         ValueError: a shape, stride, alignment or device; ``softmax_scale`` not finite; ``sm_margin`` too
-            large; ``fresh_tokens`` negative; a ``plan`` for another batch size.
+            large; ``fresh_tokens`` negative; a ``plan`` for another batch size; 2^31 tokens or more.
         NotImplementedError: a head_dim, q_len or device that is not supported (see
             :func:`leanattn.is_supported`), or a tensor that requires grad while grad mode is on.
 
@@ -137,19 +150,19 @@ def decode(
     same bits in every call with the same ``sm_margin`` (on a CPU: and the same number of threads).
 
     CUDA graphs: lengths are read on the device and never on the host, so nothing synchronises, and a graph
-    captured at any lengths computes the right result at all others that are written into ``cache_seqlens``
-    before a replay.
+    captured at any lengths and pages computes the right result at all others that are written into
+    ``cache_seqlens`` and ``block_table`` before a replay.
     """
     arguments = (q, k_cache, v_cache, cache_seqlens)
     # The ops check all that they need themselves, faster; the checks here know the right type of each error.
     # A call that is being compiled has no memory to look at yet, so it gets the checks first.
     if torch.compiler.is_compiling():
-        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan)
+        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table)
     else:
         check_grad(q, k_cache, v_cache, out)
     try:
         if causal is True and softmax_scale is None and out is None and not return_lse and sm_margin == 0:
-            plain: Tensor = _decode(q, k_cache, v_cache, cache_seqlens, fresh_tokens=fresh_tokens, plan=plan)
+            plain: Tensor = _decode(*arguments, fresh_tokens=fresh_tokens, plan=plan, block_table=block_table)
             return plain
         check_causal(causal)
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
@@ -162,6 +175,7 @@ def decode(
                 num_workers=workers,
                 fresh_tokens=fresh_tokens,
                 plan=plan,
+                block_table=block_table,
             )
             return result
         lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
@@ -174,8 +188,9 @@ def decode(
             num_workers=workers,
             fresh_tokens=fresh_tokens,
             plan=plan,
+            block_table=block_table,
         )
     except Exception:
-        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan)
+        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table)
         raise
     return out if lse is None else (out, lse)

@@ -21,8 +21,9 @@ def _(
     num_workers: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> Tensor:
-    check_fit(q, k_cache, v_cache, cache_seqlens)
+    check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
     return q.new_empty(q.shape)
 
@@ -39,8 +40,9 @@ def _(
     num_workers: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check_fit(q, k_cache, v_cache, cache_seqlens)
+    check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
     return q.new_empty(q.shape), q.new_empty(lse_shape(q), dtype=torch.float32)
 
@@ -59,8 +61,9 @@ def _(
     num_workers: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> None:
-    check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)
+    check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
 
 
@@ -81,9 +84,10 @@ def _(
     max_stages: int = 0,
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
+    block_table: Tensor | None = None,
     fixed_splits: int = 0,
 ) -> None:
-    check_fit(q, k_cache, v_cache, cache_seqlens, out, lse)
+    check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
 
 

@@ -50,6 +50,7 @@ def plan(
     *,
     out: Tensor | None = None,
     sm_margin: int = 0,
+    block_table: Tensor | None = None,
 ) -> Tensor:
     """The shares of all workers, found once for all calls of :func:`leanattn.decode` with these lengths.
 
@@ -69,6 +70,7 @@ def plan(
         cache_seqlens: [batch] int32, contiguous, on the device of the calls.
         out: where to write the plan: one that this function made for as many sequences.
         sm_margin: as in the calls.
+        block_table: as in the calls; only its shape counts.
 
     Returns:
         The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths.
@@ -77,9 +79,10 @@ def plan(
         TypeError: a dtype, or something that is no tensor or number.
         ValueError: a shape or device; ``sm_margin`` too large.
     """
-    check_plan_arguments(q, k_cache, cache_seqlens, out)
+    check_plan_arguments(q, k_cache, cache_seqlens, out, block_table)
+    pages = 1 if block_table is None else block_table.shape[1]
     shapes = {
-        "max_tokens": k_cache.shape[1],
+        "max_tokens": pages * k_cache.shape[1],
         "num_q_heads": q.shape[-2],
         "num_kv_heads": k_cache.shape[2],
         "head_dim": q.shape[-1],

@@ -14,6 +14,7 @@ def decode_reference(
     *,
     softmax_scale: float | None = None,
     causal: bool = True,
+    block_table: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """The attention that :func:`leanattn.decode` computes, by its definition and with plain torch operations.
@@ -22,7 +23,8 @@ def decode_reference(
     computation with every step rounded to that dtype; :func:`leanattn.decode` is held to at most twice it.
 
     Args:
-        q, k_cache, v_cache, cache_seqlens, softmax_scale, causal: as for :func:`leanattn.decode`.
+        q, k_cache, v_cache, cache_seqlens, softmax_scale, causal, block_table: as for
+            :func:`leanattn.decode`.
         dtype: of every step, and of the result.
 
     Returns:
@@ -30,7 +32,8 @@ def decode_reference(
     """
     queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
     batch, q_len, num_q_heads, head_dim = queries.shape
-    max_tokens, num_kv_heads = k_cache.shape[1:3]
+    num_kv_heads = k_cache.shape[2]
+    max_tokens = k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     out = torch.zeros(queries.shape, dtype=dtype, device=q.device)
     lse = torch.full((batch, num_q_heads, q_len), -torch.inf, dtype=dtype, device=q.device)
@@ -39,8 +42,10 @@ def decode_reference(
         tokens = min(max(length, 0), max_tokens)
         if tokens == 0:
             continue
-        k = k_cache[seq, :tokens].to(dtype).transpose(0, 1)  # [num_kv_heads, tokens, head_dim]
-        v = v_cache[seq, :tokens].to(dtype).transpose(0, 1)
+        k, v = (
+            _tokens_of(cache, seq, tokens, block_table).to(dtype).transpose(0, 1)
+            for cache in (k_cache, v_cache)
+        )
         rows = queries[seq].to(dtype).transpose(0, 1)  # [num_q_heads, q_len, head_dim]
         rows = rows.reshape(num_kv_heads, -1, head_dim)  # [num_kv_heads, group * q_len, head_dim]
         scores = (rows @ k.transpose(1, 2) * scale).view(num_q_heads, q_len, tokens)
@@ -55,3 +60,12 @@ def decode_reference(
         values = weights.view(num_kv_heads, -1, tokens) @ v  # [num_kv_heads, group * q_len, head_dim]
         out[seq] = values.view(num_q_heads, q_len, head_dim).transpose(0, 1)
     return (out, lse) if q.dim() == 4 else (out[:, 0], lse[:, :, 0])
+
+
+def _tokens_of(cache: Tensor, seq: int, tokens: int, block_table: Tensor | None) -> Tensor:
+    """K or V of a sequence, [tokens, num_kv_heads, head_dim]."""
+    if block_table is None:
+        return cache[seq, :tokens]
+    page_size = cache.shape[1]
+    pages = block_table[seq, : -(-tokens // page_size)].long()
+    return cache[pages].flatten(0, 1)[:tokens]

@@ -8,7 +8,7 @@ from leanattn.support import gpu_problems
 # Modules beside this file that hold assertions.
 pytest.register_assert_rewrite(
     *("decode_cases", "decode_contract", "decomposition_contract", "plan_contract", "refusals_contract"),
-    *("compiler_contract", "query_tokens_contract"),
+    *("compiler_contract", "query_tokens_contract", "paged_cases", "paged_contract", "paged_edges_contract"),
 )
 
 

@@ -16,14 +16,19 @@ using torch::headeronly::ScalarType;
 
 constexpr double kLog2E = 1.4426950408889634;
 
+std::optional<TensorView> view_of(const torch::stable::Tensor* tensor) {
+  return tensor != nullptr ? std::optional(TensorView::of(*tensor)) : std::nullopt;
+}
+
 struct Views {
   TensorView q, k_cache, v_cache, cache_seqlens, out;
-  std::optional<TensorView> lse;
+  std::optional<TensorView> lse, block_table;
 
   static Views of(const DecodeArguments& a) {
     return {TensorView::of(a.q),       TensorView::of(a.k_cache),
             TensorView::of(a.v_cache), TensorView::of(a.cache_seqlens),
-            TensorView::of(a.out),     a.lse != nullptr ? std::optional(TensorView::of(*a.lse)) : std::nullopt};
+            TensorView::of(a.out),     view_of(a.lse),
+            view_of(a.block_table)};
   }
 };
 
@@ -119,8 +124,15 @@ void check_shapes(const Views& a) {
   check_q_len(q_len);
   check_argument(heads <= kLargest / head_dim / q_len, "q: q_len ", q_len, " x num_q_heads ", heads, " x head_dim ",
                  head_dim, ", expected a product of at most ", kLargest);
-  check_argument(k.dim() == 4 && k.size(0) == batch && k.size(3) == head_dim, "k_cache: expected [", batch,
-                 ", max_tokens, num_kv_heads, ", head_dim, "] to fit q, got ", ShapeOf{k});
+  if (a.block_table) {
+    check_argument(a.block_table->dim() == 2 && a.block_table->size(0) == batch, "block_table: expected [", batch,
+                   ", max_pages] to fit q, got ", ShapeOf{*a.block_table});
+    check_argument(k.dim() == 4 && k.size(1) >= 1 && k.size(3) == head_dim,
+                   "k_cache: expected [num_pages, page_size, num_kv_heads, ", head_dim, "] to fit q, got ", ShapeOf{k});
+  } else {
+    check_argument(k.dim() == 4 && k.size(0) == batch && k.size(3) == head_dim, "k_cache: expected [", batch,
+                   ", max_tokens, num_kv_heads, ", head_dim, "] to fit q, got ", ShapeOf{k});
+  }
   check_argument(a.v_cache.dim() == 4 && a.v_cache.sizes == k.sizes, "v_cache: expected the shape of k_cache, ",
                  ShapeOf{k}, ", got ", ShapeOf{a.v_cache});
   check_argument(k.size(2) > 0 && heads > 0 && heads % k.size(2) == 0, "q: its ", heads,
@@ -149,11 +161,34 @@ void check_types_and_layout(const Views& a) {
   check_device_of_q(lens, a.q, "cache_seqlens");
   check_argument(lens.is_contiguous(), "cache_seqlens: expected a contiguous tensor");
   check_rows_apart(a.out, "out");
+  if (a.block_table) {
+    const TensorView& table = *a.block_table;
+    check_dtype(table, ScalarType::Int, "block_table");
+    check_device_of_q(table, a.q, "block_table");
+    check_argument(table.size(1) <= 1 || table.stride(1) == 1,
+                   "block_table: the last dimension must be contiguous, its stride is ", table.stride(1));
+  }
   if (a.lse) {
     check_dtype(*a.lse, ScalarType::Float, "lse");
     check_device_of_q(*a.lse, a.q, "lse");
     check_argument(a.lse->is_contiguous(), "lse: expected a contiguous tensor");
   }
+}
+
+// Of a paged cache, how long a sequence can be depends on the table. Without a page there is no token.
+void set_tokens(DecodeParams& p, const Views& a) {
+  const int64_t page_size = a.k_cache.size(1);
+  if (!a.block_table) {
+    p.max_tokens = to_int32(page_size, "k_cache: max_tokens");
+    return;
+  }
+  const TensorView& table = *a.block_table;
+  const int64_t max_pages = table.size(1), num_pages = a.k_cache.size(0);
+  p.page_table = {static_cast<const int32_t*>(table.data), stride_of(table, 0),
+                  to_int32(page_size, "k_cache: page_size"), to_int32(num_pages, "k_cache: num_pages")};
+  check_argument(max_pages <= std::numeric_limits<int32_t>::max() / page_size, "block_table: ", max_pages, " pages of ",
+                 page_size, " tokens are 2^31 tokens or more");
+  p.max_tokens = num_pages == 0 ? 0 : static_cast<int32_t>(max_pages * page_size);
 }
 
 }  // namespace
@@ -209,7 +244,7 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.dtype = dtype;
   p.batch = to_int32(a.q.size(0), "q: batch");
   p.num_kv_heads = to_int32(a.k_cache.size(2), "k_cache: num_kv_heads");
-  p.max_tokens = to_int32(a.k_cache.size(1), "k_cache: max_tokens");
+  set_tokens(p, a);
   p.head_dim = to_int32(head_dim, "q: head_dim");
   set_query_rows(p, q_len_of(a.q), a.q.size(a.q.dim() - 2) / a.k_cache.size(2));
   p.causal_tokens = args.causal ? p.q_len - 1 : 0;

@@ -13,7 +13,8 @@ namespace leanattn {
 
 struct DecodeArguments {
   const torch::stable::Tensor& q;        // [batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]
-  const torch::stable::Tensor& k_cache;  // [batch, max_tokens, num_kv_heads, head_dim]
+  const torch::stable::Tensor& k_cache;  // [batch, max_tokens, num_kv_heads, head_dim], or with a block_table
+                                         // [num_pages, page_size, num_kv_heads, head_dim]
   const torch::stable::Tensor& v_cache;  // as k_cache
   const torch::stable::Tensor& cache_seqlens;  // [batch] int32
   const torch::stable::Tensor& out;            // as q
@@ -23,6 +24,7 @@ struct DecodeArguments {
   int64_t num_workers;                         // 0: the backend's default
   std::optional<int64_t> fresh_tokens;         // the caller's promise (params.h)
   const torch::stable::Tensor* plan;           // [Plan::elements(batch)] int32 (plan.h), or null
+  const torch::stable::Tensor* block_table;    // [batch, max_pages] int32, or null
 };
 
 // `value` as an int32_t; throws std::invalid_argument, naming it, unless it is one and not negative.

@@ -81,7 +81,7 @@ void plan_cuda(DecodeParams p, int32_t device) {
 }
 
 void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
-  const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim);
+  const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim, p.paged());
   check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
                  "expected head_dim 64 or 128, float16 or bfloat16");
   const CurrentDevice current(device);

@@ -52,10 +52,10 @@ Tensor empty_lse(const Tensor& q) {  // [batch, num_q_heads], with the q_len dim
 
 Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
               std::optional<double> softmax_scale, bool causal, int64_t num_workers,
-              std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan) {
+              std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table) {
   Tensor out = empty_out(q);
   run({q, k_cache, v_cache, cache_seqlens, out, nullptr, softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan)},
+       or_null(plan), or_null(block_table)},
       {});
   return out;
 }
@@ -63,28 +63,30 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
 std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                       const Tensor& cache_seqlens, std::optional<double> softmax_scale, bool causal,
                                       int64_t num_workers, std::optional<int64_t> fresh_tokens,
-                                      std::optional<Tensor> plan) {
+                                      std::optional<Tensor> plan, std::optional<Tensor> block_table) {
   Tensor out = empty_out(q);
   Tensor lse = empty_lse(q);
-  run({q, k_cache, v_cache, cache_seqlens, out, &lse, softmax_scale, causal, num_workers, fresh_tokens, or_null(plan)},
+  run({q, k_cache, v_cache, cache_seqlens, out, &lse, softmax_scale, causal, num_workers, fresh_tokens, or_null(plan),
+       or_null(block_table)},
       {});
   return {out, lse};
 }
 
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
                 std::optional<Tensor> lse, std::optional<double> softmax_scale, bool causal, int64_t num_workers,
-                std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan) {
+                std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan)},
+       or_null(plan), or_null(block_table)},
       {});
 }
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
                   bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
-                  std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, int64_t fixed_splits) {
+                  std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
+                  int64_t fixed_splits) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan)},
+       or_null(plan), or_null(block_table)},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

@@ -12,21 +12,22 @@ using torch::stable::Tensor;
 
 Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
               std::optional<double> softmax_scale, bool causal, int64_t num_workers,
-              std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan);
+              std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table);
 
 std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                       const Tensor& cache_seqlens, std::optional<double> softmax_scale, bool causal,
                                       int64_t num_workers, std::optional<int64_t> fresh_tokens,
-                                      std::optional<Tensor> plan);
+                                      std::optional<Tensor> plan, std::optional<Tensor> block_table);
 
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
                 std::optional<Tensor> lse, std::optional<double> softmax_scale, bool causal, int64_t num_workers,
-                std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan);
+                std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table);
 
 void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
                   bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
-                  std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, int64_t fixed_splits);
+                  std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
+                  int64_t fixed_splits);
 
 // num_workers 0: as many as decode would take.
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,

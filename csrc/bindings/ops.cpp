@@ -6,14 +6,14 @@
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None) -> Tensor");
+      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None) -> Tensor");
   m.def(
       "decode_lse(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None) -> (Tensor, Tensor)");
+      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None) -> (Tensor, Tensor)");
   m.def(
       "decode_out(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, *, "
       "Tensor(b!)? lse=None, float? softmax_scale=None, bool causal=True, int num_workers=0, "
-      "int? fresh_tokens=None, Tensor? plan=None) -> ()");
+      "int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None) -> ()");
   m.def(
       "plan(Tensor cache_seqlens, *, int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, "
       "int q_len=1, int num_workers=0) -> Tensor");
@@ -26,7 +26,7 @@ STABLE_TORCH_LIBRARY(leanattn, m) {
       "_decode_debug(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, "
       "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, bool causal=True, "
       "int num_workers=0, int delay_seed=0, "
-      "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, int fixed_splits=0) -> ()");
+      "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, int fixed_splits=0) -> ()");
 }
 
 namespace {

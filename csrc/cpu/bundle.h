@@ -48,15 +48,19 @@ struct Bundle {
     const auto at = [&](const void* base, int64_t offset) {
       return static_cast<const char*>(base) + offset * element_size(p.dtype);
     };
-    const auto first_token = [&](const CacheStrides& s) {
-      return span.seq * s.batch + begin * s.token + kv_head * s.head;
-    };
+    const PageTable& table = p.page_table;
+    const bool paged = p.paged();
+    const auto first_head = [&](const CacheStrides& s) { return (paged ? 0 : span.seq * s.batch) + kv_head * s.head; };
     return {.q = at(p.q, p.q_strides.offset(span.seq, {0, kv_head * p.group})),
-            .k = at(p.k, first_token(p.k_strides)),
-            .v = at(p.v, first_token(p.v_strides)),
+            .k = at(p.k, first_head(p.k_strides)),
+            .v = at(p.v, first_head(p.v_strides)),
             .q_strides = {p.q_strides.token, p.q_strides.head},
-            .k_strides = {p.k_strides.token, p.k_strides.head},
-            .v_strides = {p.v_strides.token, p.v_strides.head},
+            .k_strides = {p.k_strides.batch, p.k_strides.token, p.k_strides.head},
+            .v_strides = {p.v_strides.batch, p.v_strides.token, p.v_strides.head},
+            .pages = paged ? table.pages + span.seq * table.stride : nullptr,
+            .page_size = table.page_size,
+            .num_pages = table.num_pages,
+            .first_token = begin,
             .heads = heads,
             .rows = rows,
             .tokens = end - begin,

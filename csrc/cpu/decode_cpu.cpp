@@ -14,12 +14,12 @@
 namespace leanattn::cpu {
 namespace {
 
-static_assert(tile_table::kMaxBlockRows <= kMaxRows);
+static_assert(tile_table::kMaxBlockRows <= kMaxRows && tile_table::kCpuTileTokens <= kMaxTileTokens);
 
 // What one worker needs beside the workspace: 73 KiB, on its stack.
 struct alignas(64) WorkerMemory {
   float q[kMaxRows * kMaxHeadDim];
-  float scores[kMaxRows * tile_table::kCpuTileTokens];
+  float scores[kMaxRows * kMaxTileTokens];
   float out[kMaxRows * kMaxHeadDim];  // of whole items
   float ml[kMaxRows * 2];
 };

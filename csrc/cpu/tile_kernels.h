@@ -18,17 +18,26 @@ struct BFloat16 {
 
 constexpr int32_t kMaxHeadDim = 256;
 constexpr int32_t kMaxRows = 32;  // query rows of a task, all heads together
+constexpr int32_t kMaxTileTokens = 64;
 
-struct TokenStrides {  // in elements
+// In elements.
+struct TokenStrides {
   int64_t token, head;
+};
+struct PageStrides {
+  int64_t page, token, head;
 };
 
 // Spans over the same tokens of one or several neighbouring KV heads, each with `rows` query rows of its own.
 struct SpanTask {
   const void* q;  // [q_len, heads * group, head_dim], from the first KV head's queries on
-  const void* k;  // [tokens, heads, head_dim], from the spans' first token on
-  const void* v;  // [tokens, heads, head_dim]
-  TokenStrides q_strides, k_strides, v_strides;
+  const void* k;  // [tokens of the sequence, heads, head_dim], from the first KV head on; if paged,
+  const void* v;  // ... [num_pages, page_size, heads, head_dim]
+  TokenStrides q_strides;
+  PageStrides k_strides, v_strides;
+  const int32_t* pages;          // [pages of the sequence]; null: not paged
+  int32_t page_size, num_pages;  // PageTable (params.h)
+  int32_t first_token;           // of the spans, in the sequence
   int32_t heads, rows, tokens, head_dim, tile_tokens;
   int32_t group;          // query heads of a KV head: its rows are numbered token by token,
   int32_t first_row;      // and these are `rows` of them from here on

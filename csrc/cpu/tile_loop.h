@@ -10,7 +10,8 @@
 
 namespace leanattn::cpu {
 
-// For one SIMD policy and element type. The rows of a task are numbered through its heads.
+// For one SIMD policy and element type. The rows of a task are numbered through its heads. The loops are compiled for
+// paged caches and for others: short sequences that are not paged would take 2% longer with every row looked up.
 template <class Simd, class T>
 class TileLoop {
  public:
@@ -21,15 +22,10 @@ class TileLoop {
   void run(const SoftmaxRows& result) {
     const int32_t all_rows = task_.heads * task_.rows;
     for (int32_t r = 0; r < all_rows; ++r) start_row(r, result);
-    for (int32_t begin = 0; begin < task_.tokens; begin += task_.tile_tokens) {
-      for (int32_t head = 0; head < task_.heads; ++head) {
-        const Tile tile = tile_at(begin, head);
-        for_blocks<Simd::kScoreRows>(task_.rows, [&]<int32_t n>(int32_t row) { score<n>(tile, row); });
-        float shrink[kMaxRows];
-        for (int32_t r = 0; r < task_.rows; ++r) shrink[r] = softmax(tile, r);
-        for_blocks<Simd::kValueRows>(task_.rows,
-                                     [&]<int32_t n>(int32_t row) { accumulate<n>(tile, row, shrink + row, result); });
-      }
+    if (task_.pages != nullptr) {
+      run_tiles<true>(result);
+    } else {
+      run_tiles<false>(result);
     }
     for (int32_t r = 0; r < all_rows; ++r) {
       result.ml[2 * r] = state_[r].m;
@@ -43,41 +39,117 @@ class TileLoop {
   static constexpr int32_t kTokens = 4;  // Simd::store_sums adds up four vectors
   static constexpr int32_t kCacheLine = 64;
 
-  // Strides of tokens as in task_.
+  // Of the rows of a tile in a paged cache, in elements from the head's first row on.
+  struct PageOffsets {
+    int64_t k[kMaxTileTokens];  // [tokens]
+    int64_t v[kMaxTileTokens];  // [tokens]
+  };
+
+  // Where a tile lies in K and V: the same for all heads, so it is found once for them.
+  struct TileRows {
+    const SpanTask* task;        // null: no tile
+    int32_t begin;               // its first token, in the span
+    int32_t tokens;              // at least 1
+    const PageOffsets* offsets;  // if paged
+  };
+
+  // Rows of one head.
+  template <bool paged>
+  struct HeadRows {
+    const T* base;           // the tile's first row; if paged, the head's
+    int64_t stride;          // of tokens, if not paged
+    const int64_t* offsets;  // [tokens], if paged
+
+    const T* operator[](int32_t token) const { return base + (paged ? offsets[token] : token * stride); }  // [head_dim]
+  };
+
+  // What one head has to do of it.
+  template <bool paged>
   struct Tile {
-    int32_t begin;      // its first token, in the span
     int32_t first_row;  // of the head's query rows
     int32_t tokens;
     int32_t next_tokens;  // 0 if nothing follows
-    const T* k;           // [tokens, head_dim]
-    const T* v;           // [tokens, head_dim]
-    const T* next_k;      // [next_tokens, head_dim], to be prefetched
-    const T* next_v;      // [next_tokens, head_dim]
+    HeadRows<paged> k, v;
+    HeadRows<paged> next_k, next_v;  // to be prefetched
   };
 
   static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
-  static const T* row_at(const void* base, const TokenStrides& strides, int32_t token, int32_t head) {
-    return static_cast<const T*>(base) + token * strides.token + head * strides.head;
+  static const T* element(const void* base, int64_t offset) { return static_cast<const T*>(base) + offset; }
+
+  // As PageTable::clamped, which is none of a SIMD policy's functions (tile_kernels.h).
+  static int64_t page_of(const SpanTask& task, int32_t index) {
+    const auto page = static_cast<uint32_t>(task.pages[index]), last = static_cast<uint32_t>(task.num_pages - 1);
+    return page < last ? page : last;
   }
 
-  Tile tile_at(int32_t begin, int32_t head) const {
-    Tile tile{.begin = begin,
-              .first_row = head * task_.rows,
-              .tokens = smaller(task_.tokens - begin, task_.tile_tokens),
-              .next_tokens = 0,
-              .k = row_at(task_.k, task_.k_strides, begin, head),
-              .v = row_at(task_.v, task_.v_strides, begin, head),
-              .next_k = nullptr,
-              .next_v = nullptr};
-    const bool ends = begin + tile.tokens == task_.tokens;
-    const SpanTask* next = ends ? next_ : &task_;
-    const int32_t next_begin = ends ? 0 : begin + tile.tokens;
-    if (next != nullptr && head < next->heads) {
-      tile.next_tokens = smaller(next->tokens - next_begin, task_.tile_tokens);
-      tile.next_k = row_at(next->k, next->k_strides, next_begin, head);
-      tile.next_v = row_at(next->v, next->v_strides, next_begin, head);
+  // The tile of the task from token `begin` of the span on. `offsets` is its memory if paged.
+  template <bool paged>
+  static TileRows find_rows(const SpanTask& task, int32_t begin, PageOffsets& offsets) {
+    const int32_t tokens = smaller(task.tokens - begin, task.tile_tokens);
+    if constexpr (paged) {
+      const PageStrides k = task.k_strides, v = task.v_strides;
+      const int32_t first = task.first_token + begin;
+      int32_t index = first / task.page_size, in_page = first % task.page_size;
+      for (int32_t t = 0; t < tokens; ++index, in_page = 0) {
+        const int64_t page = page_of(task, index);
+        for (; t < tokens && in_page < task.page_size; ++t, ++in_page) {
+          offsets.k[t] = page * k.page + in_page * k.token;
+          offsets.v[t] = page * v.page + in_page * v.token;
+        }
+      }
     }
-    return tile;
+    return {&task, begin, tokens, &offsets};
+  }
+
+  template <bool paged>
+  TileRows find_rows_after(const TileRows& rows, PageOffsets& offsets) const {
+    const int32_t end = rows.begin + rows.tokens;
+    if (end < task_.tokens) return find_rows<paged>(task_, end, offsets);
+    return next_ != nullptr ? find_rows<paged>(*next_, 0, offsets) : TileRows{};
+  }
+
+  template <bool paged>
+  static HeadRows<paged> rows_of(const TileRows& rows, const void* base, const PageStrides& strides, int32_t head,
+                                 const int64_t* offsets) {
+    const int64_t first_token = paged ? 0 : rows.task->first_token + rows.begin;
+    return {element(base, first_token * strides.token + head * strides.head), strides.token, offsets};
+  }
+  template <bool paged>
+  static HeadRows<paged> k_of(const TileRows& rows, int32_t head) {
+    return rows_of<paged>(rows, rows.task->k, rows.task->k_strides, head, rows.offsets->k);
+  }
+  template <bool paged>
+  static HeadRows<paged> v_of(const TileRows& rows, int32_t head) {
+    return rows_of<paged>(rows, rows.task->v, rows.task->v_strides, head, rows.offsets->v);
+  }
+  template <bool paged>
+  Tile<paged> tile_at(const TileRows& rows, const TileRows& next_rows, int32_t head) const {
+    const bool followed = next_rows.task != nullptr && head < next_rows.task->heads;
+    return {.first_row = head * task_.rows,
+            .tokens = rows.tokens,
+            .next_tokens = followed ? next_rows.tokens : 0,
+            .k = k_of<paged>(rows, head),
+            .v = v_of<paged>(rows, head),
+            .next_k = followed ? k_of<paged>(next_rows, head) : HeadRows<paged>{},
+            .next_v = followed ? v_of<paged>(next_rows, head) : HeadRows<paged>{}};
+  }
+
+  template <bool paged>
+  void run_tiles(const SoftmaxRows& result) {
+    PageOffsets offsets[2];  // of this tile and the next
+    TileRows rows = find_rows<paged>(task_, 0, offsets[0]);
+    for (int32_t parity = 1; rows.task == &task_; parity ^= 1) {
+      const TileRows next_rows = find_rows_after<paged>(rows, offsets[parity]);
+      for (int32_t head = 0; head < task_.heads; ++head) {
+        const Tile<paged> tile = tile_at<paged>(rows, next_rows, head);
+        for_blocks<Simd::kScoreRows>(task_.rows, [&]<int32_t n>(int32_t row) { score<n>(tile, row); });
+        float shrink[kMaxRows];
+        for (int32_t r = 0; r < task_.rows; ++r) shrink[r] = softmax(rows, head, r);
+        for_blocks<Simd::kValueRows>(task_.rows,
+                                     [&]<int32_t n>(int32_t row) { accumulate<n>(tile, row, shrink + row, result); });
+      }
+      rows = next_rows;
+    }
   }
 
   // Sends `count` elements on their way to the L2 cache. (Into L1, a core has too few requests in flight.)
@@ -90,7 +162,8 @@ class TileLoop {
   void start_row(int32_t row, const SoftmaxRows& result) {
     const int32_t head = row / task_.rows, head_row = task_.first_row + row % task_.rows;
     const int32_t query_head = head * task_.group + head_row % task_.group;
-    const T* q = row_at(task_.q, task_.q_strides, head_row / task_.group, query_head);  // [head_dim]
+    const TokenStrides& strides = task_.q_strides;
+    const T* q = element(task_.q, head_row / task_.group * strides.token + query_head * strides.head);  // [head_dim]
     const Vec scale = Simd::set1(task_.scale_log2);
     for_vectors<Simd>(task_.head_dim, [&](int32_t d, auto width) {
       Simd::store(scratch_.q + row * task_.head_dim + d, Simd::load(q + d, width) * scale, width);
@@ -100,16 +173,16 @@ class TileLoop {
   }
 
   // The scores of query rows row..row+n of the head: Q K^T.
-  template <int32_t n>
-  void score(const Tile& tile, int32_t row) {
+  template <int32_t n, bool paged>
+  void score(const Tile<paged>& tile, int32_t row) {
     const float* q = scratch_.q + (tile.first_row + row) * task_.head_dim;  // [n, head_dim]
     float* scores = scratch_.scores + row * task_.tile_tokens;              // [n, tile_tokens]
     const int32_t next_tokens = row == 0 ? tile.next_tokens : 0;
     for (int32_t t = 0; t < tile.tokens; t += kTokens) {
       const T* k[kTokens];  // [head_dim] each; past the end the last row again, its scores are overwritten
       unrolled<kTokens>([&](int32_t i) {
-        k[i] = tile.k + smaller(t + i, tile.tokens - 1) * task_.k_strides.token;
-        if (t + i < next_tokens) prefetch(tile.next_k + (t + i) * task_.k_strides.token, task_.head_dim);
+        k[i] = tile.k[smaller(t + i, tile.tokens - 1)];
+        if (t + i < next_tokens) prefetch(tile.next_k[t + i], task_.head_dim);
       });
       Vec sum[n][kTokens];
       unrolled<n * kTokens>([&](int32_t i) { sum[i / kTokens][i % kTokens] = Simd::set1(0.0f); });
@@ -126,21 +199,21 @@ class TileLoop {
   }
 
   // Tokens of the tile that a query row of its head sees.
-  int32_t seen_tokens(const Tile& tile, int32_t row) const {
-    if (task_.causal_tokens == 0) return tile.tokens;
+  int32_t seen_tokens(const TileRows& rows, int32_t row) const {
+    if (task_.causal_tokens == 0) return rows.tokens;
     const int32_t hidden = task_.causal_tokens - (task_.first_row + row) / task_.group;
-    const int32_t seen = task_.tokens + task_.tokens_behind - hidden - tile.begin;
-    return seen < 0 ? 0 : smaller(seen, tile.tokens);
+    const int32_t seen = task_.tokens + task_.tokens_behind - hidden - rows.begin;
+    return seen < 0 ? 0 : smaller(seen, rows.tokens);
   }
 
   // A row's scores become P; returns the factor by which the O of earlier tiles shrinks.
-  float softmax(const Tile& tile, int32_t row) {
+  float softmax(const TileRows& rows, int32_t head, int32_t row) {
     float* scores = scratch_.scores + row * task_.tile_tokens;  // [tile_tokens]
-    int32_t end = seen_tokens(tile, row);
-    for (; end < tile.tokens || end % kLanes != 0; ++end) scores[end] = kMinusInfinity;
+    int32_t end = seen_tokens(rows, row);
+    for (; end < rows.tokens || end % kLanes != 0; ++end) scores[end] = kMinusInfinity;
     Vec max = Simd::set1(kMinusInfinity);
     for (int32_t t = 0; t < end; t += kLanes) max = Simd::max(max, Simd::load(scores + t));
-    RowState<Simd>& state = state_[tile.first_row + row];
+    RowState<Simd>& state = state_[head * task_.rows + row];
     const float shrink = state.raise_max(Simd::max_of_lanes(max));
     const Vec reference = Simd::set1(state.reference());
     Vec sum = Simd::set1(0.0f);
@@ -154,8 +227,8 @@ class TileLoop {
   }
 
   // O of query rows row..row+n of the head: O * shrink + P V.
-  template <int32_t n>
-  void accumulate(const Tile& tile, int32_t row, const float* shrink, const SoftmaxRows& result) {
+  template <int32_t n, bool paged>
+  void accumulate(const Tile<paged>& tile, int32_t row, const float* shrink, const SoftmaxRows& result) {
     float* out = result.out + (tile.first_row + row) * task_.head_dim;  // [n, head_dim]
     const int32_t vectors = task_.head_dim / kLanes;
     for_blocks<Simd::kValueVectors>(vectors, [&]<int32_t m>(int32_t vector) {
@@ -169,15 +242,15 @@ class TileLoop {
 
   // The same for m vectors of O from dimension d on. A tile is summed up by itself, because rounding errors grow with
   // the number of terms and with the size of the sum.
-  template <int32_t n, int32_t m, class Width>
-  void accumulate(const Tile& tile, int32_t row, const float* shrink, float* out, int32_t d, Width width) {
+  template <int32_t n, int32_t m, bool paged, class Width>
+  void accumulate(const Tile<paged>& tile, int32_t row, const float* shrink, float* out, int32_t d, Width width) {
     const float* p = scratch_.scores + row * task_.tile_tokens;  // [n, tile_tokens]
     const int32_t next_tokens = row == 0 ? tile.next_tokens : 0;
     Vec sum[n][m];
     unrolled<n * m>([&](int32_t i) { sum[i / m][i % m] = Simd::set1(0.0f); });
     for (int32_t t = 0; t < tile.tokens; ++t) {
-      const T* v = tile.v + t * task_.v_strides.token + d;
-      if (t < next_tokens) prefetch(tile.next_v + t * task_.v_strides.token + d, m * kLanes);
+      const T* v = tile.v[t] + d;
+      if (t < next_tokens) prefetch(tile.next_v[t] + d, m * kLanes);
       Vec v_row[m];
       unrolled<m>([&](int32_t i) { v_row[i] = Simd::load(v + i * kLanes, width); });
       unrolled<n>([&](int32_t r) {

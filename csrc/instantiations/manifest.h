@@ -1,4 +1,4 @@
-// Every kernel that is built, one line each; portable_<dtype>_d<head_dim>.cu defines it.
+// Every kernel that is built, one line each; <name>.cu defines it.
 #pragma once
 
 #include "kernels/launch.h"
@@ -9,5 +9,9 @@ extern const DecodeKernel portable_bf16_d64;
 extern const DecodeKernel portable_bf16_d128;
 extern const DecodeKernel portable_f16_d64;
 extern const DecodeKernel portable_f16_d128;
+extern const DecodeKernel paged_bf16_d64;
+extern const DecodeKernel paged_bf16_d128;
+extern const DecodeKernel paged_f16_d64;
+extern const DecodeKernel paged_f16_d128;
 
 }  // namespace leanattn

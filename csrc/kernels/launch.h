@@ -19,13 +19,14 @@ struct DeviceLimits {
 struct DecodeKernel {
   DType dtype;
   int32_t head_dim;
+  bool paged;
   cudaError_t (*launch)(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream);
 };
 
 // Makes params.plan from params.line().
 cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream);
 
-// The kernel for a dtype and head dim, or null.
-const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim);
+// The kernel for a dtype and head dim, of a paged cache or one that is not, or null.
+const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim, bool paged);
 
 }  // namespace leanattn

@@ -6,10 +6,10 @@
 
 namespace leanattn {
 
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPaged>
 cudaError_t launch_portable(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
   return with_rows_and_heads(params, [&](auto rows, auto heads) {
-    return launch_decode<PortableTraits<Element, kHeadDim, rows, heads>>(params, device, stream);
+    return launch_decode<PortableTraits<Element, kHeadDim, rows, heads, kPaged>>(params, device, stream);
   });
 }
 

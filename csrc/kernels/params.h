@@ -11,7 +11,25 @@ enum class DType : int32_t { kFloat16, kBFloat16, kFloat32 };
 
 // Strides in elements. The last dimension (head_dim) is contiguous.
 struct CacheStrides {
-  int64_t batch, token, head;
+  int64_t batch;  // of a sequence, or in a paged cache of a page
+  int64_t token, head;
+};
+// Where the tokens of a sequence lie in a paged cache (PagedAttention, arXiv 2309.06180): token t in page
+// clamped(entry(seq, t / page_size)), as its token t % page_size.
+struct PageTable {
+  const int32_t*
+      pages;          // [batch, pages of the longest sequence]; null: not paged, a sequence's tokens follow each other
+  int64_t stride;     // from one sequence's pages to the next one's
+  int32_t page_size;  // tokens of a page
+  int32_t num_pages;  // in the cache
+
+  LEANATTN_HOST_DEVICE int32_t entry(int32_t seq, int32_t index) const { return pages[seq * stride + index]; }
+  // The table lies on the device and cannot be checked before the launch, so a bad entry is clamped here: it may give a
+  // wrong answer for its own sequence but never an access outside the cache. (As an unsigned number a negative one is
+  // too large.)
+  LEANATTN_HOST_DEVICE int32_t clamped(int32_t page) const {
+    return static_cast<uint32_t>(page) < static_cast<uint32_t>(num_pages) ? page : num_pages - 1;
+  }
 };
 // A query row: the q_len query tokens of a sequence are the last of its tokens.
 struct QueryRow {
@@ -43,8 +61,8 @@ struct DebugOptions {
 
 struct DecodeParams {
   const void* q;           // [batch, q_len, num_kv_heads * group, head_dim], strides q_strides
-  const void* k;           // [batch, max_tokens, num_kv_heads, head_dim], strides k_strides
-  const void* v;           // [batch, max_tokens, num_kv_heads, head_dim], strides v_strides
+  const void* k;           // [batch, max_tokens, num_kv_heads, head_dim], strides k_strides; if paged,
+  const void* v;           // ... strides v_strides; [num_pages, page_size, num_kv_heads, head_dim]
   const int32_t* seqlens;  // [batch] tokens of each sequence that this call reads; contiguous
   int32_t* plan;           // plan.h; may be null
   void* out;               // [batch, q_len, num_kv_heads * group, head_dim], strides out_strides, dtype of q
@@ -79,6 +97,7 @@ struct DecodeParams {
 
   Workspace workspace;
   DebugOptions debug;
+  PageTable page_table;
 
   LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
     const int32_t token = q_len == 1 ? 0 : row / group;
@@ -87,6 +106,7 @@ struct DecodeParams {
   LEANATTN_HOST_DEVICE int64_t lse_offset(int32_t seq, const QueryRow& row) const {
     return (int64_t{seq} * num_kv_heads * group + row.head) * q_len + row.token;
   }
+  LEANATTN_HOST_DEVICE bool paged() const { return page_table.pages != nullptr; }
   LEANATTN_HOST_DEVICE bool promised() const { return fresh_tokens >= 0; }
   LEANATTN_HOST_DEVICE CutItem cut_item(const Cuts& cuts, int32_t team, const Span& span) const {
     return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(team, span) : cuts.cut_item(team, span);

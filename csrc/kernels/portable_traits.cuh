@@ -5,10 +5,11 @@
 
 namespace leanattn {
 
-template <typename Element, int kHeadDim, int kRows, int kHeads>
+template <typename Element, int kHeadDim, int kRows, int kHeads, bool kPaged_>
 struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads> {
   using Base = TileTraits<Element, kHeadDim, kRows, kHeads>;
   using Loader = CpAsyncLoader<PortableTraits>;
+  static constexpr bool kPaged = kPaged_;  // a kernel of its own: what the other has to fetch stays as it is
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 
   // With more than three tiles in flight an SM, the memory system of an H200 only queues them, and serves the SMs less

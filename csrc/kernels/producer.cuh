@@ -105,7 +105,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       for (int i = in_flight - held; i < in_flight; ++i) loader.finish(i);
     }
     if (tiles.done()) return;
-    if (tiles.first) loader.begin_span(rows, tiles.token);
+    if (tiles.first) loader.begin_span(rows, tiles.token, tiles.span.tokens - tiles.token);
     if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
@@ -115,7 +115,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       }
     }
     const int32_t visible = tiles.span.tokens - tiles.token;  // all that follow
-    loader.load(stage.slot, visible);
+    loader.load(stage.slot, tiles.token, visible);
     ++in_flight;
     begun += tiles.first;
     if (tiles.first && !waiting && !(promised && begun == 1)) Loader::load_query(params, ring, rows, span_slot.slot);

@@ -19,7 +19,8 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from decode_cases import Inputs, check_against_reference, make_inputs, plan_of  # noqa: E402
+from decode_cases import Inputs, check_against_reference, plan_of  # noqa: E402
+from paged_cases import make_whole_pages, paged  # noqa: E402
 
 import leanattn  # noqa: E402
 
@@ -33,6 +34,7 @@ SHAPES = (
     *((8, 2, 5), (8, 4, 4), (71, 1, 2)),
 )
 WORKERS = (0, 5, 1)
+PAGE_SIZE = 8  # a tile has several
 
 
 def check_calls(inputs: Inputs, workers: int) -> None:
@@ -43,6 +45,9 @@ def check_calls(inputs: Inputs, workers: int) -> None:
         *inputs.tensors(), num_workers=workers, plan=plan, fresh_tokens=inputs.q.shape[1]
     )
     check_against_reference(inputs, promised)
+    pages, block_table = paged(inputs, PAGE_SIZE)
+    of_pages = torch.ops.leanattn.decode(*pages.tensors(), num_workers=workers, block_table=block_table)
+    check_against_reference(inputs, of_pages)
 
 
 def main() -> None:
@@ -53,8 +58,9 @@ def main() -> None:
     kernels = ((torch.bfloat16, 128), (torch.float16, 64))
     cases = list(product(kernels, SHAPES))[part - 1 :: parts]
     for (dtype, head_dim), (num_q_heads, num_kv_heads, q_len) in cases:
-        inputs = make_inputs(
+        inputs = make_whole_pages(
             LENGTHS,
+            PAGE_SIZE,
             device=torch.device("cuda"),
             q_len=q_len,
             dtype=dtype,
@@ -64,7 +70,7 @@ def main() -> None:
         for workers in WORKERS:
             check_calls(inputs, workers)
     torch.cuda.synchronize()
-    calls = 2 * len(WORKERS) * len(cases)
+    calls = 3 * len(WORKERS) * len(cases)
     print(f"{calls} calls of leanattn {leanattn.__version__} are right")
 
 

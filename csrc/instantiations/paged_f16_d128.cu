@@ -1,0 +1,6 @@
+#include "kernels/launch_portable.cuh"
+#include "manifest.h"
+
+namespace leanattn {
+const DecodeKernel paged_f16_d128{DType::kFloat16, 128, true, launch_portable<cutlass::half_t, 128, true>};
+}
