@@ -118,6 +118,11 @@ def q_len_of(q: Tensor) -> int:
     return 1 if len(shape) == 3 else shape[1]
 
 
+def max_tokens_of(k_cache: Tensor, block_table: Tensor | None) -> int:
+    """Tokens that a sequence can have in a cache, paged or not."""
+    return k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+
+
 def lse_shape(q: Tensor) -> tuple[int, ...]:
     """[batch, num_q_heads], with the q_len of a ``q`` of four dimensions last."""
     shape = q.shape

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_plan_arguments, q_len_of
+from leanattn.checks import check_plan_arguments, max_tokens_of, q_len_of
 
 if TYPE_CHECKING:
     from leanattn.schedule import Schedule
@@ -80,9 +80,8 @@ def plan(
         ValueError: a shape or device; ``sm_margin`` too large.
     """
     check_plan_arguments(q, k_cache, cache_seqlens, out, block_table)
-    pages = 1 if block_table is None else block_table.shape[1]
     shapes = {
-        "max_tokens": pages * k_cache.shape[1],
+        "max_tokens": max_tokens_of(k_cache, block_table),
         "num_q_heads": q.shape[-2],
         "num_kv_heads": k_cache.shape[2],
         "head_dim": q.shape[-1],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leanattn.checks import max_tokens_of
+
 
 def decode_reference(
     q: Tensor,
@@ -33,7 +35,7 @@ def decode_reference(
     queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
     batch, q_len, num_q_heads, head_dim = queries.shape
     num_kv_heads = k_cache.shape[2]
-    max_tokens = k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+    max_tokens = max_tokens_of(k_cache, block_table)
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     out = torch.zeros(queries.shape, dtype=dtype, device=q.device)
     lse = torch.full((batch, num_q_heads, q_len), -torch.inf, dtype=dtype, device=q.device)

@@ -19,7 +19,7 @@ OPTIONS = {"softmax_scale": 0.2, "fresh_tokens": 1}
 
 
 class CompilerContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @pytest.mark.parametrize("q_len", [None, 1, 3])
     @pytest.mark.parametrize("op", [ops.decode.default, ops.decode_lse.default])

@@ -20,3 +20,12 @@ def gpu() -> torch.device:
     if problems:
         pytest.skip(problems[0])
     return device
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Of a contract that every device must keep: the GPU in tests that are marked so, else the CPU."""
+    if request.node.get_closest_marker("gpu") is None:
+        return torch.device("cpu")
+    found: torch.device = request.getfixturevalue("gpu")
+    return found

@@ -35,7 +35,7 @@ def decode_and_check(inputs: Inputs, sm_margin: int = 0) -> tuple[Tensor, Tensor
 
 
 class DecodeContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @pytest.mark.parametrize("head_dim", [64, 128])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -17,7 +17,7 @@ every_split = pytest.mark.parametrize("splits", [1, 2, 3, 7, 14])
 
 
 class DecompositionContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @every_split
     @pytest.mark.parametrize("head_dim", [64, 128])

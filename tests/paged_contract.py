@@ -30,7 +30,7 @@ def check_paged(inputs: Inputs, page_size: int, *, workers: tuple[int, ...] = (0
 
 
 class PagedContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @pytest.mark.parametrize("head_dim", [64, 128])
     @pytest.mark.parametrize("layout", PAGE_LAYOUTS)

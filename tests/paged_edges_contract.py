@@ -74,7 +74,7 @@ REFUSED: list[tuple[str, Change, type[Exception], str]] = [
 
 
 class PagedEdgesContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @pytest.mark.parametrize("workers", [0, 3, 40])
     @pytest.mark.parametrize("page_size", [1, 16, 24, 64])

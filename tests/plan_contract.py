@@ -19,7 +19,7 @@ MANY = tuple(i * 7919 % 200 if i % 3 == 0 else 0 for i in range(500))
 
 
 class PlanContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @pytest.mark.parametrize("workers", [0, 3, 40, 1024])
     @pytest.mark.parametrize("heads", [(8, 2), (8, 8), (71, 1)])

@@ -84,7 +84,7 @@ def decode(inputs: Inputs, workers: int = 0, **options: int | Tensor) -> tuple[T
 
 
 class QueryTokensContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @pytest.mark.parametrize("group", GROUPS)
     @pytest.mark.parametrize("q_len", range(1, 17))

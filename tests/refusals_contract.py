@@ -220,7 +220,7 @@ BAD_FOR_DEBUG: list[tuple[dict[str, int], str]] = [
 
 
 class RefusalsContract:
-    """A subclass says on which device: it defines the fixture ``device``."""
+    """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
     @pytest.fixture(autouse=True)
     def nothing_else_changes(self, device: torch.device) -> Iterator[None]:

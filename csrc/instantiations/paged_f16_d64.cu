@@ -2,5 +2,5 @@
 #include "manifest.h"
 
 namespace leanattn {
-const DecodeKernel paged_f16_d64{DType::kFloat16, 64, true, launch_portable<cutlass::half_t, 64, true>};
+constinit const DecodeKernel paged_f16_d64 = portable_kernel<cutlass::half_t, 64, true>();
 }

@@ -2,5 +2,5 @@
 #include "manifest.h"
 
 namespace leanattn {
-const DecodeKernel portable_f16_d128{DType::kFloat16, 128, false, launch_portable<cutlass::half_t, 128, false>};
+constinit const DecodeKernel portable_f16_d128 = portable_kernel<cutlass::half_t, 128, false>();
 }

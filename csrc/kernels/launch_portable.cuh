@@ -13,4 +13,10 @@ cudaError_t launch_portable(const DecodeParams& params, const DeviceLimits& devi
   });
 }
 
+template <typename Element, int kHeadDim, bool kPaged>
+constexpr DecodeKernel portable_kernel() {
+  constexpr DType dtype = std::is_same_v<Element, cutlass::half_t> ? DType::kFloat16 : DType::kBFloat16;
+  return {dtype, kHeadDim, kPaged, launch_portable<Element, kHeadDim, kPaged>};
+}
+
 }  // namespace leanattn

@@ -17,11 +17,10 @@ struct CacheStrides {
 // Where the tokens of a sequence lie in a paged cache (PagedAttention, arXiv 2309.06180): token t in page
 // clamped(entry(seq, t / page_size)), as its token t % page_size.
 struct PageTable {
-  const int32_t*
-      pages;          // [batch, pages of the longest sequence]; null: not paged, a sequence's tokens follow each other
-  int64_t stride;     // from one sequence's pages to the next one's
-  int32_t page_size;  // tokens of a page
-  int32_t num_pages;  // in the cache
+  const int32_t* pages;  // [batch, pages of the longest sequence]; null: not paged, tokens follow each other
+  int64_t stride;        // from one sequence's pages to the next one's
+  int32_t page_size;     // tokens of a page
+  int32_t num_pages;     // in the cache
 
   LEANATTN_HOST_DEVICE int32_t entry(int32_t seq, int32_t index) const { return pages[seq * stride + index]; }
   // The table lies on the device and cannot be checked before the launch, so a bad entry is clamped here: it may give a

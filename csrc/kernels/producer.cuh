@@ -26,6 +26,8 @@ struct TileCursor {
   __device__ __forceinline__ explicit TileCursor(const SpanCursor& at) : spans(at) { begin_span(); }
 
   __device__ __forceinline__ bool done() const { return spans.done(); }
+  // Tokens of the sequence from the next tile on.
+  __device__ __forceinline__ int32_t visible() const { return span.tokens - token; }
   __device__ __forceinline__ bool last() const { return token + Traits::kTileTokens >= end; }
   __device__ __forceinline__ bool last_of_share() const { return last() && spans.last(); }
   __device__ __forceinline__ void next() {
@@ -105,7 +107,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       for (int i = in_flight - held; i < in_flight; ++i) loader.finish(i);
     }
     if (tiles.done()) return;
-    if (tiles.first) loader.begin_span(rows, tiles.token, tiles.span.tokens - tiles.token);
+    if (tiles.first) loader.begin_span(rows, tiles.token, tiles.visible());
     if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
@@ -114,7 +116,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
         landing.advance(ring.num_stages);
       }
     }
-    const int32_t visible = tiles.span.tokens - tiles.token;  // all that follow
+    const int32_t visible = tiles.visible();
     loader.load(stage.slot, tiles.token, visible);
     ++in_flight;
     begun += tiles.first;

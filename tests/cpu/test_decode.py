@@ -13,9 +13,7 @@ CPU = torch.device("cpu")
 
 
 class TestDecode(DecodeContract):
-    @pytest.fixture
-    def device(self) -> torch.device:
-        return CPU
+    pass
 
 
 @pytest.mark.parametrize("head_dim", range(8, 257, 8))

@@ -21,15 +21,11 @@ CPU = torch.device("cpu")
 
 
 class TestPaged(PagedContract):
-    @pytest.fixture
-    def device(self) -> torch.device:
-        return CPU
+    pass
 
 
 class TestPagedEdges(PagedEdgesContract):
-    @pytest.fixture
-    def device(self) -> torch.device:
-        return CPU
+    pass
 
 
 @pytest.mark.parametrize("layout", PAGE_LAYOUTS)

@@ -16,9 +16,7 @@ ops = torch.ops.leanattn
 
 
 class TestDecode(DecodeContract):
-    @pytest.fixture
-    def device(self, gpu: torch.device) -> torch.device:
-        return gpu
+    pass
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -11,9 +11,7 @@ pytestmark = pytest.mark.gpu
 
 
 class TestPlan(PlanContract):
-    @pytest.fixture
-    def device(self, gpu: torch.device) -> torch.device:
-        return gpu
+    pass
 
 
 def test_a_step_in_a_graph(gpu: torch.device) -> None:

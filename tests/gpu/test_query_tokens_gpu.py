@@ -13,9 +13,7 @@ pytestmark = pytest.mark.gpu
 
 
 class TestQueryTokens(QueryTokensContract):
-    @pytest.fixture
-    def device(self, gpu: torch.device) -> torch.device:
-        return gpu
+    pass
 
 
 @pytest.mark.parametrize("max_stages", [2, 3])

@@ -13,10 +13,6 @@ pytestmark = pytest.mark.gpu
 
 
 class TestRefusals(RefusalsContract):
-    @pytest.fixture
-    def device(self, gpu: torch.device) -> torch.device:
-        return gpu
-
     @pytest.mark.parametrize(
         ("dtype", "head_dim", "error"),
         [(torch.float32, 64, TypeError), (torch.bfloat16, 96, NotImplementedError)],
