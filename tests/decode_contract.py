@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -223,8 +223,25 @@ class DecodeContract:
         inputs = make_inputs(RAGGED, device=device)
         expected = ops.decode_lse(*inputs.tensors(), num_workers=workers)
         check_against_reference(inputs, *expected)
-        for garbage in (torch.nan, torch.inf, -torch.inf, 1e30):
-            assert all(map(torch.equal, decode_debug(inputs, workers, garbage=garbage), expected))
+        for garbage, delay_seed in product((torch.nan, torch.inf, -torch.inf, 1e30), range(3)):
+            got = decode_debug(inputs, workers, garbage=garbage, delay_seed=delay_seed)
+            assert all(map(torch.equal, got, expected))
+
+    @pytest.mark.parametrize("head_dim", [64, 128])
+    @pytest.mark.parametrize("workers", [1, 7, 40, 200])
+    def test_nan_in_a_value_stays_with_its_head(
+        self, device: torch.device, workers: int, head_dim: int
+    ) -> None:
+        """And the merge of its item ends, to which parts that have not come yet are NaN, too."""
+        inputs = make_inputs((3000, 70), device=device, heads=(8, 2), head_dim=head_dim)
+        expected, expected_lse = ops.decode_lse(*inputs.tensors(), num_workers=workers)
+        inputs.v_cache[0, 1500, 1].view(torch.int16).fill_(-1)  # all bits: a pattern of its own
+        for delay_seed in range(3):
+            out, lse = decode_debug(inputs, workers, delay_seed=delay_seed)
+            assert out[0, 4:].isnan().all()
+            assert torch.equal(out[0, :4], expected[0, :4])
+            assert torch.equal(out[1], expected[1])
+            assert torch.equal(lse, expected_lse)
 
     @pytest.mark.parametrize("heads", [(8, 2), (8, 4)])
     @pytest.mark.parametrize("workers", [2, 7, 40, 200])

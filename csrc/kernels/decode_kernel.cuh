@@ -42,6 +42,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // 4. Output, at once if nobody else has a part of this item; else
     // 3. host-block reduction of what is written here, the partial.
     const auto partial = Partial<Traits>::at(params, task.slot);
+    debug_delay(params.debug, worker_here(params), 4 * task.rows.seq + 1);
     merge_warps<Traits>(
         loop, ring.smem, task.rows.count / Traits::kHeads, [&](int row, int column, float4 o, float2 ml) {
           if (task.whole_item) {
@@ -51,9 +52,10 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
           }
         });
     if (!task.whole_item) {
+      const Merges merges = merges_of<Traits>(ring.smem, task);
       const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;
-      Staging staging{reinterpret_cast<float*>(ring.tiles), idle_floats, &ring.smem.staged, 0};
-      reduce_partials<Traits>(params, task, staging, ring.smem);
+      const Staging staging{reinterpret_cast<float*>(ring.tiles), idle_floats};
+      if (merges.of_group || merges.of_item) reduce_partials<Traits>(params, task, merges, staging);
     }
   }
 }
@@ -67,7 +69,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
     produce_tiles<Traits>(params, ring);
   } else {
-    if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals, Traits::Loader::kStagingArrivals);
+    if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals);
     compute_barrier<Traits>();
     ptx::named_barrier_arrive<Traits::kThreads>(kRingBarrier);
     // Nothing is written before the kernel ahead in the stream has finished.

@@ -45,11 +45,12 @@ struct SpanTask {
   MergeGroups groups;
   int32_t group;  // of neighbours that are merged first, with this many members; one alone goes to the next level
   int32_t members;
+  bool ends_share;
 
   __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Cuts& cuts, const Span& span,
-                                                const ItemRows& rows) {
+                                                const ItemRows& rows, bool ends_share) {
     const int32_t team = team_here();
-    SpanTask task{rows, span.whole_item(), partial_slot(team, span), {}, {}, 0, 0};
+    SpanTask task{rows, span.whole_item(), partial_slot(team, span), {}, {}, 0, 0, ends_share};
     if (!task.whole_item) {
       task.cut = p.cut_item(cuts, team, span);
       task.groups = MergeGroups::of(task.cut.partials);
@@ -59,6 +60,11 @@ struct SpanTask {
     }
     return task;
   }
+};
+
+// Which merges of a cut span's item fall to this worker.
+struct Merges {
+  bool of_group, of_item;
 };
 
 }  // namespace leanattn

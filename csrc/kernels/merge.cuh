@@ -1,99 +1,143 @@
-// Stage 3, arithmetic: partials of an item become one, in token order, whoever merges them.
+// Stage 3, how: partials of an item become one, in token order, whoever merges them.
 #pragma once
 
-#include "partials.cuh"
-#include "softmax_state.cuh"
+#include "copy.cuh"
+#include "merge_factors.cuh"
 
 namespace leanattn {
 
-// What partials weigh in the merge of one row, and the m and l of the result. Of the partials each thread of the row
-// has one, or two where a row has only sixteen threads; what they weigh goes round by shuffles.
-template <typename Traits>
-struct MergeFactors {
-  static constexpr int kRowThreads = Traits::kHeadDim / 4;  // a thread has four columns of a row
-  static constexpr int kMaxPartials = 32, kParts = kMaxPartials / kRowThreads;
-  static_assert(MergeGroups::kMaxAtOnce <= kMaxPartials);
-  static_assert(kMaxPartials * kMaxPartials >= tile_table::kMaxWorkers, "members of a group, and groups");
-
-  float2 ml;
-  float factor[kParts];
-
-  // What they are made of: (m, l) of this thread's partials.
-  struct Parts {
-    float2 ml[kParts];
-
-    template <typename List>
-    __device__ __forceinline__ static Parts load(const List& list, int row, int thread_of_row) {
-      Parts parts;
-#pragma unroll
-      for (int p = 0; p < kParts; ++p) {
-        const int32_t n = thread_of_row + p * kRowThreads;
-        const float* ml = list.at(n) + row * Partial<Traits>::kRow + Traits::kHeadDim;
-        parts.ml[p] = n < list.count ? List::load(reinterpret_cast<const float2*>(ml)) : float2{kNoMaximum, 0.f};
-      }
-      return parts;
-    }
-  };
-
-  __device__ __forceinline__ static MergeFactors of(const Parts& parts) {
-    MergeFactors result{{kNoMaximum, 0.f}, {}};
-#pragma unroll
-    for (int p = 0; p < kParts; ++p) result.ml.x = fmaxf(result.ml.x, parts.ml[p].x);
-#pragma unroll
-    for (int step = 1; step < kRowThreads; step *= 2) {
-      result.ml.x = fmaxf(result.ml.x, __shfl_xor_sync(~0u, result.ml.x, step));
-    }
-#pragma unroll
-    for (int p = 0; p < kParts; ++p) {
-      result.factor[p] = rescale_factor(parts.ml[p].x, result.ml.x);
-      result.ml.y += parts.ml[p].y * result.factor[p];
-    }
-#pragma unroll
-    for (int step = 1; step < kRowThreads; step *= 2) result.ml.y += __shfl_xor_sync(~0u, result.ml.y, step);
-    return result;
-  }
-  // Of the list's n-th partial.
-  __device__ __forceinline__ float operator[](int32_t n) const {
-    float result = __shfl_sync(~0u, factor[0], n % kRowThreads, kRowThreads);
-    if constexpr (kParts == 2) {
-      const float second = __shfl_sync(~0u, factor[1], n % kRowThreads, kRowThreads);
-      if (n >= kRowThreads) result = second;
-    }
-    return result;
-  }
+// Shared memory for copies of partials.
+struct Staging {
+  float* memory;
+  int32_t floats;  // 0 while the ring is in use
 };
 
-// A few rows at a time: more would take registers from the tile loop. One where that is enough for a group of four.
-template <typename Traits>
-struct MergePass {
-  static constexpr int kRowStep = Traits::kComputeThreads / MergeFactors<Traits>::kRowThreads;
-  static constexpr int kAllRows = Traits::kHeads * Traits::kRows;
-  static constexpr int kThreadRows = kAllRows == 8 ? 1 : std::min(kAllRows / kRowStep, Traits::kRows <= 16 ? 4 : 2);
+// One pass: kThreadRows rows of each thread, four columns of each. A thread copies to shared memory just what it sums
+// itself, so that all of it is on the way at once and no thread waits for another.
+template <typename Traits, int kThreadRows>
+class MergePass {
+  using Factors = MergeFactors<Traits>;
+  using List = PartialList<Traits>;
+  static constexpr int kRowFloats = Traits::kComputeThreads * 4;
+  static constexpr int kPartialFloats = kThreadRows * kRowFloats;
+
+ public:
+  static constexpr int kRowStep = Traits::kComputeThreads / Factors::kRowThreads;  // rows of one step
   static constexpr int kRows = kThreadRows * kRowStep;
-  // Partials of fewer rows nearly always fit into the idle ring as they are, and small calls feel every instruction.
-  static constexpr bool kInParts = Traits::kRows > 16;
-};
 
-// The sums of O over a list, in token order, of this thread's four columns of some rows.
-template <typename Traits>
-struct MergeSums {
-  static constexpr int kThreadRows = MergePass<Traits>::kThreadRows;
-  float4 sum[kThreadRows] = {};
+  __device__ __forceinline__ static bool fits(const List& list, const Staging& staging) {
+    return list.count * kPartialFloats <= staging.floats;
+  }
 
-  template <typename List>
-  __device__ __forceinline__ void add(const List& list, const MergeFactors<Traits> (&factors)[kThreadRows],
-                                      const int (&row)[kThreadRows], int column) {
-    // Loads on their way. What lies in L2, since the ring is in use, are mostly two partials.
-    constexpr int kAtOnce = kThreadRows == 1 && std::is_same_v<List, StagedPartials> ? 8 : 4;
+  // A row that the item does not have is a copy of its last one.
+  __device__ __forceinline__ MergePass(const List& list, const Staging& staging, int first_row, int rows)
+      : list_(list) {
+    const int thread = ptx::thread_index_here();
+    if (fits(list, staging)) copies_ = staging.memory + thread * 4;
+    thread_of_row_ = thread % Factors::kRowThreads;
+    column_ = thread_of_row_ * 4;
+    first_row_ = first_row + thread / Factors::kRowThreads;
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) row_[i] = min(first_row_ + i * kRowStep, rows - 1);
+  }
+
+  // Calls emit(row, column, O of four columns, (m, l) of the row).
+  template <typename Emit>
+  __device__ __forceinline__ void run(int rows, const Emit& emit) {
+    ask_for_ml();
+    if (copies_ != nullptr) copy_all();
+    for (uint32_t missing = find_missing(); missing != 0; missing = find_missing()) {
+      ask_for_ml();
+      if (copies_ == nullptr) continue;
+      wait_for_copies();  // what is on the way must not land after the new copies
+      copy(missing);
+    }
+    Factors factors[kThreadRows];
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) factors[i] = Factors::of(parts_[i]);
+    float4 sums[kThreadRows];
+    if (!sum_copies(factors, sums)) sum_partials(factors, sums);
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      const int row = first_row_ + i * kRowStep;
+      if (row < rows) emit(row, column_, sums[i], factors[i].ml);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ const float* place(int32_t n, int i) const {
+    return list_.at(n) + row_[i] * Partial<Traits>::kRow + column_;
+  }
+  __device__ __forceinline__ float* copy_of(int32_t n, int i) const {
+    return copies_ + n * kPartialFloats + i * kRowFloats;
+  }
+
+  __device__ __forceinline__ void ask_for_ml() {
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) parts_[i] = Factors::Parts::load(list_, row_[i], thread_of_row_);
+  }
+  // Bit n: m or l of the n-th partial, in a row of this warp, is not there yet.
+  __device__ __forceinline__ uint32_t find_missing() const {
+    uint32_t result = 0;
+#pragma unroll
+    for (int p = 0; p < Factors::kParts; ++p) {
+      bool there = true;
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) there = there & is_written(parts_[i].ml[p]);
+      uint32_t lanes = __ballot_sync(~0u, !there);
+      if constexpr (Factors::kParts == 2) lanes = (lanes | lanes >> 16) & 0xFFFFu;  // two rows in a warp
+      result |= lanes << (p * Factors::kRowThreads % 32);
+    }
+    return result;
+  }
+
+  __device__ __forceinline__ void copy_all() const {
+    const float* from[kThreadRows];
+    float* to = copies_;
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      from[i] = list_.first + row_[i] * Partial<Traits>::kRow + column_;
+      copy_16_bytes(to + i * kRowFloats, from[i]);
+      from[i] += list_.to_second;
+    }
+#pragma unroll 4
+    for (int32_t n = 1; n < list_.count; ++n) {
+      to += kPartialFloats;
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) {
+        copy_16_bytes(to + i * kRowFloats, from[i]);
+        from[i] += list_.stride;
+      }
+    }
+  }
+  __device__ __forceinline__ void copy(uint32_t which) const {
 #pragma unroll 1
-    for (int32_t begin = 0; begin < list.count; begin += kAtOnce) {
+    for (; which != 0; which &= which - 1) {
+      const int n = __ffs(int(which)) - 1;
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) copy_16_bytes(copy_of(n, i), place(n, i));
+    }
+  }
+
+  // In token order. kAwait: what is not written yet is loaded again until it is.
+  template <int kAtOnce, bool kAwait, typename Load>
+  __device__ __forceinline__ void sum(const Factors (&factors)[kThreadRows], float4 (&sums)[kThreadRows],
+                                      const Load& load) const {
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) sums[i] = {};
+#pragma unroll 1
+    for (int32_t begin = 0; begin < list_.count; begin += kAtOnce) {
       float4 o[kAtOnce][kThreadRows];
 #pragma unroll
       for (int32_t n = 0; n < kAtOnce; ++n) {
 #pragma unroll
+        for (int i = 0; i < kThreadRows; ++i) o[n][i] = begin + n < list_.count ? load(begin + n, i) : float4{};
+      }
+#pragma unroll
+      for (int32_t n = 0; n < kAtOnce; ++n) {
+#pragma unroll
         for (int i = 0; i < kThreadRows; ++i) {
-          const float* from = list.at(begin + n) + row[i] * Partial<Traits>::kRow + column;
-          o[n][i] = begin + n < list.count ? List::load(reinterpret_cast<const float4*>(from)) : float4{};
+          while (kAwait && !is_written(o[n][i])) o[n][i] = load(begin + n, i);
         }
       }
 #pragma unroll
@@ -102,54 +146,62 @@ struct MergeSums {
         for (int i = 0; i < kThreadRows; ++i) {
           const float f = factors[i][begin + n];  // 0 after the last one
           const float4 part = o[n][i];
-          sum[i] = {sum[i].x + part.x * f, sum[i].y + part.y * f, sum[i].z + part.z * f, sum[i].w + part.w * f};
+          sums[i] = {sums[i].x + part.x * f, sums[i].y + part.y * f, sums[i].z + part.z * f, sums[i].w + part.w * f};
         }
       }
     }
   }
+  // False if there are no copies, or something was copied before it was written: that is NaN, and so is its sum.
+  __device__ __forceinline__ bool sum_copies(const Factors (&factors)[kThreadRows], float4 (&sums)[kThreadRows]) const {
+    if (copies_ == nullptr) return false;
+    wait_for_copies();
+    sum<kThreadRows <= 2 ? 8 : 4, false>(factors, sums, [&](int32_t n, int i) {
+      return ptx::load_shared(reinterpret_cast<const float4*>(copy_of(n, i)));
+    });
+    bool complete = true;
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) complete = complete & !has_nan(sums[i]);
+    return __all_sync(~0u, complete);
+  }
+  // From L2.
+  __device__ __forceinline__ void sum_partials(const Factors (&factors)[kThreadRows],
+                                               float4 (&sums)[kThreadRows]) const {
+    sum<kThreadRows <= 2 ? 4 : 2, true>(factors, sums, [&](int32_t n, int i) {
+      return ptx::load_relaxed(reinterpret_cast<const float4*>(place(n, i)));
+    });
+  }
+
+  const List& list_;
+  float* copies_ = nullptr;  // this thread's, [partial, row, compute thread, 4]; null if they do not fit
+  int thread_of_row_, column_, first_row_;
+  int row_[kThreadRows];
+  typename Factors::Parts parts_[kThreadRows];
 };
 
-// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. If
-// `staged` is to hold any, stage() has them copied, O comes from there, and wait() makes sure that it is there; m and l
-// of the first rows come from `list` meanwhile. O is summed in token order, l in an order that depends on the number of
-// partials alone: whoever merges, and wherever from, gets the same bits. A row that the item does not have is a copy of
-// its last one.
-template <typename Traits, typename Stage, typename Wait, typename Emit>
-__device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const StagedPartials& staged, int rows,
-                                               const Stage& stage, const Wait& wait, const Emit& emit) {
-  using Factors = MergeFactors<Traits>;
-  using Pass = MergePass<Traits>;
-  constexpr int kRowStep = Pass::kRowStep, kThreadRows = Pass::kThreadRows;
-  const int thread = ptx::thread_index_here(), thread_of_row = thread % Factors::kRowThreads;
-  const int column = thread_of_row * 4;
+// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. O is
+// summed in token order, l in an order that depends on the number of partials alone: whoever merges, and wherever from,
+// gets the same bits. Passes of as many rows as are left: more would only copy the last one again and again.
+template <typename Traits, typename Emit>
+__device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const Staging& staging, int rows,
+                                               const Emit& emit) {
+  using OneRow = MergePass<Traits, 1>;
+  constexpr int kMost = std::min(Traits::kHeads * Traits::kRows / OneRow::kRowStep, 4);
+  using FewRows = MergePass<Traits, 2>;
+  using ManyRows = MergePass<Traits, kMost>;
+  int first_row = 0;
 #pragma unroll 1
-  for (int first_row = 0; first_row < rows; first_row += Pass::kRows) {
-    Factors factors[kThreadRows];
-    int row[kThreadRows];
-    MergeSums<Traits> sums;
-    typename Factors::Parts parts[kThreadRows];
-    const bool from_staged = staged.count > 0 && first_row > 0;
-#pragma unroll
-    for (int i = 0; i < kThreadRows; ++i) {
-      row[i] = min(first_row + thread / Factors::kRowThreads + i * kRowStep, rows - 1);
-      parts[i] = !from_staged ? Factors::Parts::load(list, row[i], thread_of_row)
-                              : Factors::Parts::load(staged, row[i], thread_of_row);
+  while (rows - first_row > OneRow::kRows) {
+    if constexpr (kMost > 2) {
+      if (staging.floats > 0 && !ManyRows::fits(list, staging)) {  // many partials
+        FewRows(list, staging, first_row, rows).run(rows, emit);
+        first_row += FewRows::kRows;
+        continue;
+      }
     }
-    if (first_row == 0) stage();
-#pragma unroll
-    for (int i = 0; i < kThreadRows; ++i) factors[i] = Factors::of(parts[i]);
-    if (first_row == 0) wait();
-    if (staged.count == 0) {
-      sums.add(list, factors, row, column);
-    } else {
-      sums.add(staged, factors, row, column);
-    }
-#pragma unroll
-    for (int i = 0; i < kThreadRows; ++i) {
-      const int r = first_row + thread / Factors::kRowThreads + i * kRowStep;
-      if (r < rows) emit(r, column, sums.sum[i], factors[i].ml);
-    }
+    ManyRows(list, staging, first_row, rows).run(rows, emit);
+    first_row += ManyRows::kRows;
   }
+  if (first_row < rows) OneRow(list, staging, first_row, rows).run(rows, emit);
 }
 
 }  // namespace leanattn

@@ -1,4 +1,4 @@
-// Stage 3, data: partials, where they lie in the workspace, and copies of them in shared memory.
+// Stage 3, what: partials, and where they lie in the workspace.
 #pragma once
 
 #include "item_rows.cuh"
@@ -6,6 +6,19 @@
 #include "traits.cuh"
 
 namespace leanattn {
+
+// What a word of a partial is until it is written: a NaN that arithmetic does not make, and that is never written. So a
+// reader sees of each word whether it is there: memory keeps the order of what happens to one word.
+constexpr uint32_t kUnwritten = 0xFFFFFFFFu;
+__device__ __forceinline__ bool is_written(float value) { return __float_as_uint(value) != kUnwritten; }
+__device__ __forceinline__ bool is_written(const float2& v) { return is_written(v.x) & is_written(v.y); }
+__device__ __forceinline__ bool is_written(const float4& v) {
+  return is_written(v.x) & is_written(v.y) & is_written(v.z) & is_written(v.w);
+}
+__device__ __forceinline__ bool has_nan(const float4& v) { return isnan(v.x) | isnan(v.y) | isnan(v.z) | isnan(v.w); }
+__device__ __forceinline__ float to_be_written(float value) {
+  return is_written(value) ? value : __uint_as_float(0x7FFFFFFFu);
+}
 
 // A partial in the workspace, [heads x block_rows, head_dim + kPartialRowExtra]: rows of O, each followed by its m and
 // l.
@@ -17,15 +30,23 @@ struct Partial {
   __device__ __forceinline__ static Partial at(const DecodeParams& p, int32_t slot) {
     return {p.workspace.partials + int64_t{slot * p.team_size + member_here()} * p.partial_floats};
   }
-  __device__ __forceinline__ float4& o(int row, int column) const {
-    return *reinterpret_cast<float4*>(memory + row * kRow + column);
+  __device__ __forceinline__ void store(int row, int column, const float4& o, const float2& ml) const {
+    float* to = memory + row * kRow;
+    write(to + column, o);
+    if (column == 0) write(to + Traits::kHeadDim, {ml.x, ml.y, 0.f, 0.f});
   }
-  __device__ __forceinline__ float2& ml(int row) const {
-    return *reinterpret_cast<float2*>(memory + row * kRow + Traits::kHeadDim);
+  // Before anything of it is written; by a warp.
+  __device__ __forceinline__ void clear(const DecodeParams& p) const {
+    const float nothing = __uint_as_float(kUnwritten);
+    for (int i = int(threadIdx.x) % 32 * 4; i < p.partial_floats; i += 32 * 4) {
+      ptx::store_relaxed(reinterpret_cast<float4*>(memory + i), {nothing, nothing, nothing, nothing});
+    }
   }
-  __device__ __forceinline__ void store(int row, int column, float4 value, float2 row_ml) const {
-    o(row, column) = value;
-    if (column == 0) ml(row) = row_ml;
+
+ private:
+  __device__ __forceinline__ static void write(float* to, const float4& v) {
+    ptx::store_relaxed(reinterpret_cast<float4*>(to),
+                       {to_be_written(v.x), to_be_written(v.y), to_be_written(v.z), to_be_written(v.w)});
   }
 };
 
@@ -53,28 +74,9 @@ struct PartialList {
   __device__ __forceinline__ static int32_t floats_of_slot(const DecodeParams& p) {
     return p.team_size * p.partial_floats;
   }
-  // The same partials without their first rows.
-  __device__ __forceinline__ PartialList from_row(int32_t row) const {
-    return {first + row * Partial<Traits>::kRow, to_second, stride, count};
-  }
   // The n-th.
   __device__ __forceinline__ const float* at(int32_t n) const {
     return first + (n == 0 ? 0 : to_second + (n - 1) * stride);
-  }
-  // Past L1: other CTAs wrote it.
-  __device__ __forceinline__ static float4 load(const float4* from) { return __ldcg(from); }
-  __device__ __forceinline__ static float2 load(const float2* from) { return ptx::load_now(from); }
-};
-
-// Copies of them in shared memory, one after the other.
-struct StagedPartials {
-  const float* memory;
-  int32_t stride, count;
-
-  __device__ __forceinline__ const float* at(int32_t n) const { return memory + n * stride; }
-  template <typename Vector>
-  __device__ __forceinline__ static Vector load(const Vector* from) {
-    return ptx::load_shared(from);
   }
 };
 

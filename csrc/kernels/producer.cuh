@@ -9,6 +9,7 @@
 
 #include "copy.cuh"
 #include "reduction.cuh"
+#include "tickets.cuh"
 #include "tile_ring.cuh"
 #include "worker_share.cuh"
 
@@ -87,6 +88,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     return;
   }
   RingIndex stage, span_slot, landing;
+  int cut_spans = 0, first_cut = 0, second_cut = 0;  // not announced yet; slots
   // No more than there are stages: further back, a stage's barrier may be a whole round on, and its parity the same.
   const int32_t most_in_flight = min(Traits::kMostInFlight, ring.num_stages);
   int32_t in_flight = 0, begun = 0, held = 0;
@@ -106,8 +108,14 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       }
       for (int i = in_flight - held; i < in_flight; ++i) loader.finish(i);
     }
+    for (; cut_spans > 0 && !waiting; --cut_spans) {
+      announce_cut_span<Traits>(params, ring.smem, first_cut);
+      first_cut = second_cut;
+    }
     if (tiles.done()) return;
-    if (tiles.first) loader.begin_span(rows, tiles.token, tiles.visible());
+    const int32_t visible = tiles.visible();
+    if (tiles.first) loader.begin_span(rows, tiles.token, visible);
+    loader.locate(tiles.token, visible);
     if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
@@ -116,8 +124,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
         landing.advance(ring.num_stages);
       }
     }
-    const int32_t visible = tiles.visible();
-    loader.load(stage.slot, tiles.token, visible);
+    loader.load(stage.slot, visible);
     ++in_flight;
     begun += tiles.first;
     if (tiles.first && !waiting && !(promised && begun == 1)) Loader::load_query(params, ring, rows, span_slot.slot);
@@ -133,8 +140,13 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     if (tiles.last()) {
       // Not before the last tile: it would hold up the loads of the first ones.
       if (Loader::writes_tasks()) {
-        ring.smem.tasks[span_slot.slot] = SpanTask::of(params, share.cuts, tiles.span, rows);
-        ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
+        const auto task = SpanTask::of(params, share.cuts, tiles.span, rows, tiles.spans.last());
+        ring.smem.tasks[span_slot.slot] = task;
+        if (task.whole_item) ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
+      }
+      if (!tiles.span.whole_item() && Loader::in_task_warp()) {
+        (cut_spans == 0 ? first_cut : second_cut) = span_slot.slot;
+        ++cut_spans;
       }
       span_slot.advance(ring.num_stages);
     }

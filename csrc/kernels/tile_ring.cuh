@@ -45,8 +45,8 @@ struct TileRing {
         queries(tiles + stages * Traits::kStageElements) {}
 
   // One thread calls it, before a barrier of the CTA.
-  __device__ __forceinline__ void init_barriers(int full_arrivals, int staged_arrivals) const {
-    ptx::mbarrier_init(&smem.staged, staged_arrivals);
+  __device__ __forceinline__ void init_barriers(int full_arrivals) const {
+    for (auto& barrier : smem.tickets_there) ptx::mbarrier_init(&barrier, 1);
     for (int i = 0; i < num_stages; ++i) {
       ptx::mbarrier_init(&smem.full[i], full_arrivals);
       ptx::mbarrier_init(&smem.empty[i], Traits::kComputeThreads);

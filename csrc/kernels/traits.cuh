@@ -91,9 +91,9 @@ struct TileTraits {
     TileNote notes[kMaxStages];
     SpanTask tasks[kMaxStages];
     ItemRows first_rows;  // of the share's first span, for who loads its queries early
-    // Stage 3.
-    uint64_t staged;  // partials have landed in the idle ring
-    uint32_t ticket;
+    // Stage 3, of a cut span that does not end the share, the first, and of one that does: each once a call.
+    uint64_t tickets_there[2];
+    Merges merges[2];
   };
   static constexpr int kFixedBytes = sizeof(SharedMemory);
   static_assert(kStageBytes % alignof(SharedMemory) == 0);

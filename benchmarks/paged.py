@@ -1,0 +1,155 @@
+"""Times decode over pages of several sizes beside a contiguous cache: `python -m benchmarks.paged`.
+
+The pages of all sequences lie in random order. The method is that of benchmarks.decode, back to back: cold
+caches, a CUDA graph, medians; a plan is made beforehand. Of the same values, the output over pages must have
+the bits of that over the contiguous cache. FlashAttention-3, where it is installed, gets the same pages.
+"""
+
+import argparse
+import json
+import sys
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import leanattn
+from benchmarks import method
+from benchmarks.case import Case, reference, row_error
+from benchmarks.decode import commit_here
+from benchmarks.environment import environment
+from benchmarks.ours import calls_with_out
+from benchmarks.packages import Missing, import_first
+from benchmarks.shapes import SHAPES, Shape
+from benchmarks.tables import microseconds, number, table
+from benchmarks.timing import Call, GraphOfCalls
+
+PAGE_SIZES = (1, 8, 16, 64, 256)
+SHAPE_NAMES = (
+    *("llama8b B1 1k", "llama8b B1 16k", "llama8b B8 8k", "llama8b B32 4k", "llama8b B128 1k"),
+    *("70b/tp8 B16 8k", "mha32 B1 64k", "mha32 d64 B4 16k", "llama8b short B256", "llama8b lognormal B32"),
+)
+
+Record = dict[str, Any]  # of a shape
+
+
+def paged(cache: Tensor, page_size: int, order: Tensor) -> Tensor:
+    """[batch, tokens, heads, dim] as pages [num_pages, page_size, heads, dim], the n-th at place order[n]."""
+    pages = cache.view(-1, page_size, *cache.shape[2:])
+    result = torch.empty_like(pages)
+    result[order] = pages
+    return result
+
+
+def whole_pages(case: Case) -> None:
+    """Makes the caches long enough for whole pages of every size."""
+    more = -case.shape.max_tokens % max(PAGE_SIZES)
+    padding = (0, 0, 0, 0, 0, more)
+    for caches in (case.k, case.v):
+        caches[:] = [torch.nn.functional.pad(cache, padding, value=torch.nan) for cache in caches]
+
+
+def bind_fa3(pages: Case, block_table: Tensor) -> list[Call]:
+    fa3 = import_first("fa3_fwd_interface", "flash_attn_interface")
+    call = partial(
+        fa3.flash_attn_with_kvcache,
+        pages.q[:, None],
+        cache_seqlens=pages.seqlens,
+        page_table=block_table,
+    )
+    return [partial(call, k_cache=k, v_cache=v) for k, v in zip(pages.k, pages.v, strict=True)]
+
+
+def time(case: Case, calls: list[Call], expected: Tensor) -> float | None:
+    """Microseconds of a call; None if it is wrong."""
+    graph = GraphOfCalls(calls, method.calls_per_graph(case.shape.kv_bytes(case.q.element_size())))
+    graph.result_of_copy_0.fill_(torch.nan)
+    median_us = graph.time().median_us
+    error = row_error(graph.result_of_copy_0.view(case.q.shape), expected)
+    return median_us if error <= method.TOLERANCE["bf16"] else None
+
+
+def bind_leanattn(case: Case, plan: Tensor, block_table: Tensor | None) -> list[Call]:
+    decode = partial(torch.ops.leanattn.decode_out, plan=plan, block_table=block_table)
+    return calls_with_out(case, lambda k, v, out: decode(case.q, k, v, case.seqlens, out))
+
+
+def measure_pages(case: Case, page_size: int, plan: Tensor, bits: Tensor, expected: Tensor) -> Record:
+    """Microseconds by implementation."""
+    order = torch.randperm(case.shape.batch * case.k[0].shape[1] // page_size, device="cuda")
+    block_table = order.view(case.shape.batch, -1).int()
+    k, v = ([paged(cache, page_size, order) for cache in caches] for caches in (case.k, case.v))
+    pages = Case(case.shape, case.q, case.seqlens, k, v)
+    calls = bind_leanattn(pages, plan, block_table)
+    if not torch.equal(calls[0](), bits):
+        raise AssertionError(f"{case.shape.name}: pages of {page_size} give other bits")
+    times = {"leanattn": time(case, calls, expected)}
+    try:
+        times["fa3"] = time(case, bind_fa3(pages, block_table), expected)
+    except (Missing, RuntimeError) as error:  # not installed, or no such pages
+        print(f"fa3, pages of {page_size}: {error}", file=sys.stderr)
+    return times
+
+
+def measure(shape: Shape) -> Record:
+    case = Case.random(shape, torch.bfloat16, "cuda")
+    expected = reference(case)
+    whole_pages(case)
+    plan = leanattn.plan(case.q, case.k[0], case.seqlens)
+    contiguous = bind_leanattn(case, plan, None)
+    bits = contiguous[0]().clone()
+    return {
+        "name": shape.name,
+        "contiguous": time(case, contiguous, expected),
+        "pages": {str(size): measure_pages(case, size, plan, bits, expected) for size in PAGE_SIZES},
+    }
+
+
+def render(document: Record, markdown: bool) -> str:
+    names = [f"{what} page {size}" for what in ("x", "fa3 us,") for size in PAGE_SIZES]
+    rows = []
+    for shape in document["shapes"]:
+        contiguous, pages = shape["contiguous"], [shape["pages"][str(size)] for size in PAGE_SIZES]
+        ratios = (number(p["leanattn"] and p["leanattn"] / contiguous, 3) for p in pages)
+        rows.append(
+            (shape["name"], microseconds(contiguous), *ratios, *(microseconds(p.get("fa3")) for p in pages))
+        )
+    env = document["environment"]
+    head = f"{env['gpu']}; torch {env['torch']}; commit {document['commit'][:7]}; {document['date']}"
+    lines = table(("shape", "contiguous us", *names), rows, ("shape",), markdown)
+    return "\n".join([head, "Made by: python -m benchmarks.paged", "", *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paged", description=__doc__)
+    parser.add_argument("--shape", nargs="+", choices=SHAPE_NAMES, default=SHAPE_NAMES, metavar="NAME")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
+    parser.add_argument("--commit", help="the commit that is measured, if git can't tell here")
+    parser.add_argument(
+        "--render", type=Path, metavar="PATH", help="only the table of such a file, as Markdown"
+    )
+    args = parser.parse_args()
+    if args.render is not None:
+        print(render(json.loads(args.render.read_text()), markdown=True))
+        return
+    torch.manual_seed(0)
+    document: Record = {
+        "commit": args.commit or commit_here(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "shapes": [],
+    }
+    for shape in SHAPES:
+        if shape.name in args.shape:
+            document["shapes"].append(measure(shape))
+            torch.cuda.empty_cache()
+            if args.json is not None:
+                args.json.write_text(json.dumps(document, indent=1) + "\n")
+    print(render(document, markdown=False))
+
+
+if __name__ == "__main__":
+    main()

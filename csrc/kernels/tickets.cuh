@@ -1,0 +1,64 @@
+// Stage 3, who merges. Every span of a cut item has a ticket; whoever takes the last one is the host block. Tickets are
+// taken ahead, by the producer, when the span's last tile has been asked for: the answer is there when the partial is.
+//
+// So the host block may have to wait for partials, but only of workers that have taken a ticket. Those are running,
+// have asked for all they need, and none of them can wait for the host block in turn: all workers of an item but its
+// first one begin their share with it, and that one can only be waiting for an earlier item (docs/design.md).
+#pragma once
+
+#include "debug_delay.cuh"
+#include "partials.cuh"
+#include "tile_ring.cuh"
+
+namespace leanattn {
+
+// This worker's part in the merges of a span's item. A warp calls it, after it has cleared the span's partial.
+template <typename Traits>
+__device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const SpanTask& task) {
+  const CutItem& cut = task.cut;
+  const MergeGroups& groups = task.groups;
+  const int lane = int(threadIdx.x) % 32;
+  const auto is_last = [&](int32_t ticket, int32_t count) {
+    debug_delay(p.debug, worker_here(p), 4 * task.rows.seq);
+    __syncwarp();  // all lanes have cleared
+    uint32_t taken = 0;
+    if (lane == 0) {
+      taken = ptx::atomic_inc_acq_rel(p.workspace.tickets + ticket * p.team_size + member_here(), uint32_t(count - 1));
+    }
+    return __shfl_sync(~0u, taken, 0) == uint32_t(count - 1);
+  };
+  if (groups.count == 1) return {false, is_last(cut.first_worker, cut.partials)};
+  const bool alone = task.members == 1;  // its partial is the group's
+  if (!alone) {
+    if (!is_last(cut.first_worker + task.group * groups.size, task.members)) return {false, false};
+    Partial<Traits>::at(p, group_slot(p.teams, cut.first_worker, task.group)).clear(p);
+  }
+  return {!alone, is_last(cut.first_worker + groups.item_ticket(), groups.count)};
+}
+
+// Of a cut span whose task is in `slot`: clears its partial, lets the warps that compute write it, and takes its
+// tickets. A warp calls it.
+template <typename Traits>
+__device__ __forceinline__ void announce_cut_span(const DecodeParams& p, typename Traits::SharedMemory& smem,
+                                                  int slot) {
+  const int lane = int(threadIdx.x) % 32;
+  __syncwarp();  // the lane that wrote the task has done so
+  const SpanTask task = smem.tasks[slot];
+  Partial<Traits>::at(p, task.slot).clear(p);
+  __syncwarp();
+  if (lane == 0) ptx::mbarrier_arrive(&smem.task_there[slot]);
+  const Merges merges = take_tickets<Traits>(p, task);
+  if (lane == 0) {
+    smem.merges[task.ends_share] = merges;
+    ptx::mbarrier_arrive(&smem.tickets_there[task.ends_share]);
+  }
+}
+
+// The answer, for the warps that compute.
+template <typename Traits>
+__device__ __forceinline__ Merges merges_of(typename Traits::SharedMemory& smem, const SpanTask& task) {
+  ptx::mbarrier_wait(&smem.tickets_there[task.ends_share], 0);
+  return smem.merges[task.ends_share];
+}
+
+}  // namespace leanattn
