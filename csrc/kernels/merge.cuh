@@ -20,6 +20,8 @@ class MergePass {
   using List = PartialList<Traits>;
   static constexpr int kRowFloats = Traits::kComputeThreads * 4;
   static constexpr int kPartialFloats = kThreadRows * kRowFloats;
+  // Loads on their way, as registers allow.
+  static constexpr int kCopiesAtOnce = kThreadRows <= 2 ? 8 : 4, kPartialsAtOnce = kThreadRows <= 2 ? 4 : 2;
 
  public:
   static constexpr int kRowStep = Traits::kComputeThreads / Factors::kRowThreads;  // rows of one step
@@ -155,7 +157,7 @@ class MergePass {
   __device__ __forceinline__ bool sum_copies(const Factors (&factors)[kThreadRows], float4 (&sums)[kThreadRows]) const {
     if (copies_ == nullptr) return false;
     wait_for_copies();
-    sum<kThreadRows <= 2 ? 8 : 4, false>(factors, sums, [&](int32_t n, int i) {
+    sum<kCopiesAtOnce, false>(factors, sums, [&](int32_t n, int i) {
       return ptx::load_shared(reinterpret_cast<const float4*>(copy_of(n, i)));
     });
     bool complete = true;
@@ -166,7 +168,7 @@ class MergePass {
   // From L2.
   __device__ __forceinline__ void sum_partials(const Factors (&factors)[kThreadRows],
                                                float4 (&sums)[kThreadRows]) const {
-    sum<kThreadRows <= 2 ? 4 : 2, true>(factors, sums, [&](int32_t n, int i) {
+    sum<kPartialsAtOnce, true>(factors, sums, [&](int32_t n, int i) {
       return ptx::load_relaxed(reinterpret_cast<const float4*>(place(n, i)));
     });
   }
@@ -185,7 +187,8 @@ template <typename Traits, typename Emit>
 __device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const Staging& staging, int rows,
                                                const Emit& emit) {
   using OneRow = MergePass<Traits, 1>;
-  constexpr int kMost = std::min(Traits::kHeads * Traits::kRows / OneRow::kRowStep, 4);
+  constexpr int kSteps = Traits::kHeads * Traits::kRows / OneRow::kRowStep;
+  constexpr int kMost = std::min(kSteps, Traits::kRows <= 16 ? 4 : 2);  // 32 query rows leave no registers for more
   using FewRows = MergePass<Traits, 2>;
   using ManyRows = MergePass<Traits, kMost>;
   int first_row = 0;
