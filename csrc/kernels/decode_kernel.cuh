@@ -31,6 +31,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
         loop.fold_tile(ring.keys(stage.slot, warp), ring.values(stage.slot, warp), params.scale_log2, visible, causal);
       }
       if (flags & TileNote::kLast) {
+        // Also what orders the clearing of the partial and its writing.
         ptx::mbarrier_wait(&ring.smem.task_there[span_slot.slot], span_slot.parity);
         task = ring.smem.tasks[span_slot.slot];  // before the slot may be free
       }

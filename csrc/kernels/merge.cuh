@@ -1,6 +1,8 @@
 // Stage 3, how: partials of an item become one, in token order, whoever merges them.
 #pragma once
 
+#include <algorithm>
+
 #include "copy.cuh"
 #include "merge_factors.cuh"
 
@@ -146,7 +148,7 @@ class MergePass {
       for (int32_t n = 0; n < kAtOnce; ++n) {
 #pragma unroll
         for (int i = 0; i < kThreadRows; ++i) {
-          const float f = factors[i][begin + n];  // 0 after the last one
+          const float f = factors[i][begin + n];  // after the last one o is 0
           const float4 part = o[n][i];
           sums[i] = {sums[i].x + part.x * f, sums[i].y + part.y * f, sums[i].z + part.z * f, sums[i].w + part.w * f};
         }
@@ -182,7 +184,8 @@ class MergePass {
 
 // The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. O is
 // summed in token order, l in an order that depends on the number of partials alone: whoever merges, and wherever from,
-// gets the same bits. Passes of as many rows as are left: more would only copy the last one again and again.
+// gets the same bits. A pass of one row a thread takes what the wider ones leave: they would copy the last row again
+// and again.
 template <typename Traits, typename Emit>
 __device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const Staging& staging, int rows,
                                                const Emit& emit) {

@@ -8,7 +8,9 @@
 namespace leanattn {
 
 // What a word of a partial is until it is written: a NaN that arithmetic does not make, and that is never written. So a
-// reader sees of each word whether it is there: memory keeps the order of what happens to one word.
+// reader sees of each word whether it is there: memory keeps the order of what happens to one word. (Of words that
+// cp.async copies, which PTX calls a weak read, this is the hardware's promise and not that of PTX: an aligned word is
+// not torn.)
 constexpr uint32_t kUnwritten = 0xFFFFFFFFu;
 __device__ __forceinline__ bool is_written(float value) { return __float_as_uint(value) != kUnwritten; }
 __device__ __forceinline__ bool is_written(const float2& v) { return is_written(v.x) & is_written(v.y); }

@@ -5,8 +5,9 @@
 
 namespace leanattn::ptx {
 
-// Takes a ticket: returns the old value and adds one, wrapping to zero after `last`. Release: what this CTA wrote
-// before a barrier is visible to whoever takes a later ticket. Acquire: so is what the takers of earlier tickets wrote.
+// Takes a ticket: returns the old value and adds one, wrapping to zero after `last`. Release: what this warp wrote
+// before
+// __syncwarp() is visible to whoever takes a later ticket. Acquire: so is what the takers of earlier tickets wrote.
 __device__ __forceinline__ uint32_t atomic_inc_acq_rel(uint32_t* address, uint32_t last) {
   uint32_t old;
   asm volatile("atom.acq_rel.gpu.inc.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(last) : "memory");
@@ -62,14 +63,6 @@ __device__ __forceinline__ float4 load_shared(const float4* from) {
   float4 v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from)))
-               : "memory");
-  return v;
-}
-__device__ __forceinline__ float2 load_shared(const float2* from) {
-  float2 v;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-               : "=f"(v.x), "=f"(v.y)
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from)))
                : "memory");
   return v;

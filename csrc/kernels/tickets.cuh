@@ -2,8 +2,9 @@
 // taken ahead, by the producer, when the span's last tile has been asked for: the answer is there when the partial is.
 //
 // So the host block may have to wait for partials, but only of workers that have taken a ticket. Those are running,
-// have asked for all they need, and none of them can wait for the host block in turn: all workers of an item but its
-// first one begin their share with it, and that one can only be waiting for an earlier item (docs/design.md).
+// their last tile is on its way or about to be asked for, and none of them can wait for the host block in turn: all
+// workers of an item but its first one begin their share with it, and that one can only be waiting for an earlier item
+// (docs/design.md).
 #pragma once
 
 #include "debug_delay.cuh"

@@ -6,7 +6,8 @@
 // What a span needs besides tiles, its queries and what becomes of the result, has a ring of its own, a slot a span,
 // filled while its tiles are. A span has a tile at least, so no more spans than stages are under way, and a slot
 // is free when its turn comes. The third mbarrier of a slot, `task_there`, is for the latter: to work it out takes as
-// long as the span's last tile is on its way, or longer.
+// long as the span's last tile is on its way, or longer. It also says that the partial of a cut span has been cleared:
+// nothing of it may be written before.
 #pragma once
 
 #include "ptx.cuh"

@@ -22,7 +22,9 @@ def test_pages_hold_the_cache_in_the_order_of_the_table() -> None:
 
 
 def test_the_table_names_what_is_missing() -> None:
-    sizes = {str(size): {"leanattn": 10.5, "fa3": 21.0} for size in paged.PAGE_SIZES}
+    sizes: dict[str, dict[str, float | None]] = {
+        str(size): {"leanattn": 10.5, "fa3": 21.0} for size in paged.PAGE_SIZES
+    }
     sizes["1"] = {"leanattn": 12.0}
     sizes["8"] = {"leanattn": None, "fa3": 3.0}  # was wrong
     document = {
