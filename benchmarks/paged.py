@@ -123,7 +123,7 @@ def render(document: Record, markdown: bool) -> str:
     return "\n".join([head, "Made by: python -m benchmarks.paged", "", *lines])
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paged", description=__doc__)
     parser.add_argument("--shape", nargs="+", choices=SHAPE_NAMES, default=SHAPE_NAMES, metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
@@ -131,7 +131,11 @@ def main() -> None:
     parser.add_argument(
         "--render", type=Path, metavar="PATH", help="only the table of such a file, as Markdown"
     )
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     if args.render is not None:
         print(render(json.loads(args.render.read_text()), markdown=True))
         return
