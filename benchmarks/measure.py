@@ -68,12 +68,12 @@ class ShapeBench:
             nan_reaches_output = self._nan_reaches_output(calls)
             if nan_reaches_output:
                 self.case.fill_beyond_lengths(0.0)
-            error = self._check(calls[0]())
+            error = self.check(calls[0]())
             timing = True
-            times = self.time_calls(calls, self.kv_bytes, self._check)
+            times = self.time_calls(calls, self.kv_bytes, self.check)
             if self.steps is not None:
                 stepped = after_steps(self.steps, calls)
-                times[IN_MODEL] = self.time_calls(stepped, self.kv_bytes, self._check)
+                times[IN_MODEL] = self.time_calls(stepped, self.kv_bytes, self.check)
             if implementation.details is not None:
                 times |= implementation.details(self.case)
         except Exception as failed:  # a peer may raise anything, and the others still want their turn
@@ -84,7 +84,8 @@ class ShapeBench:
     def _nan_reaches_output(self, calls: list[Call]) -> bool:
         return self.case.shape.ragged and math.isnan(row_error(calls[0](), self.expected))
 
-    def _check(self, out: Tensor) -> float:
+    def check(self, out: Tensor) -> float:
+        """The error of an output; raises Wrong if it is too large."""
         error = row_error(out, self.expected)
         if not error <= self.tolerance:  # NaN is wrong too
             raise Wrong(f"row error {error:.2g}, accepted {self.tolerance:.2g}")

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import leanattn
 from benchmarks import method
-from benchmarks.case import Case, reference, row_error
+from benchmarks.case import Case
 from benchmarks.decode import commit_here
 from benchmarks.environment import environment
-from benchmarks.ours import calls_with_out
+from benchmarks.measure import ShapeBench, Wrong
+from benchmarks.ours import bind_leanattn
 from benchmarks.packages import Missing, import_first
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.tables import microseconds, number, table
-from benchmarks.timing import Call, GraphOfCalls
+from benchmarks.timing import Call
 
 PAGE_SIZES = (1, 8, 16, 64, 256)
 SHAPE_NAMES = (
@@ -63,32 +63,27 @@ def bind_fa3(pages: Case, block_table: Tensor) -> list[Call]:
     return [partial(call, k_cache=k, v_cache=v) for k, v in zip(pages.k, pages.v, strict=True)]
 
 
-def time(case: Case, calls: list[Call], expected: Tensor) -> float | None:
+def time(bench: ShapeBench, calls: list[Call]) -> float | None:
     """Microseconds of a call; None if it is wrong."""
-    graph = GraphOfCalls(calls, method.calls_per_graph(case.shape.kv_bytes(case.q.element_size())))
-    graph.result_of_copy_0.fill_(torch.nan)
-    median_us = graph.time().median_us
-    error = row_error(graph.result_of_copy_0.view(case.q.shape), expected)
-    return median_us if error <= method.TOLERANCE["bf16"] else None
+    try:
+        return float(bench.time_calls(calls, bench.kv_bytes, bench.check)["median_us"])
+    except Wrong:
+        return None
 
 
-def bind_leanattn(case: Case, plan: Tensor, block_table: Tensor | None) -> list[Call]:
-    decode = partial(torch.ops.leanattn.decode_out, plan=plan, block_table=block_table)
-    return calls_with_out(case, lambda k, v, out: decode(case.q, k, v, case.seqlens, out))
-
-
-def measure_pages(case: Case, page_size: int, plan: Tensor, bits: Tensor, expected: Tensor) -> Record:
+def measure_pages(bench: ShapeBench, page_size: int, bits: Tensor) -> Record:
     """Microseconds by implementation."""
+    case = bench.case
     order = torch.randperm(case.shape.batch * case.k[0].shape[1] // page_size, device="cuda")
     block_table = order.view(case.shape.batch, -1).int()
     k, v = ([paged(cache, page_size, order) for cache in caches] for caches in (case.k, case.v))
     pages = Case(case.shape, case.q, case.seqlens, k, v)
-    calls = bind_leanattn(pages, plan, block_table)
+    calls = bind_leanattn(pages, planned=True, block_table=block_table)
     if not torch.equal(calls[0](), bits):
         raise AssertionError(f"{case.shape.name}: pages of {page_size} give other bits")
-    times = {"leanattn": time(case, calls, expected)}
+    times = {"leanattn": time(bench, calls)}
     try:
-        times["fa3"] = time(case, bind_fa3(pages, block_table), expected)
+        times["fa3"] = time(bench, bind_fa3(pages, block_table))
     except (Missing, RuntimeError) as error:  # not installed, or no such pages
         print(f"fa3, pages of {page_size}: {error}", file=sys.stderr)
     return times
@@ -96,15 +91,14 @@ def measure_pages(case: Case, page_size: int, plan: Tensor, bits: Tensor, expect
 
 def measure(shape: Shape) -> Record:
     case = Case.random(shape, torch.bfloat16, "cuda")
-    expected = reference(case)
+    bench = ShapeBench(case, method.TOLERANCE["bf16"])
     whole_pages(case)
-    plan = leanattn.plan(case.q, case.k[0], case.seqlens)
-    contiguous = bind_leanattn(case, plan, None)
+    contiguous = bind_leanattn(case, planned=True)
     bits = contiguous[0]().clone()
     return {
         "name": shape.name,
-        "contiguous": time(case, contiguous, expected),
-        "pages": {str(size): measure_pages(case, size, plan, bits, expected) for size in PAGE_SIZES},
+        "contiguous": time(bench, contiguous),
+        "pages": {str(size): measure_pages(bench, size, bits) for size in PAGE_SIZES},
     }
 
 
