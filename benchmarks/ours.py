@@ -42,9 +42,9 @@ def bind_leanattn(
     import torch
 
     leanattn = import_first("leanattn")
-    options: dict[str, Any] = {"block_table": block_table}
+    options: dict[str, Any] = {} if block_table is None else {"block_table": block_table}
     if planned:  # once per step in a model, for all layers, so it is not part of a call
-        options["plan"] = leanattn.plan(case.q, case.k[0], case.seqlens, block_table=block_table)
+        options["plan"] = leanattn.plan(case.q, case.k[0], case.seqlens, **options)
     if promised:  # what the step kernel keeps
         options["fresh_tokens"] = case.shape.q_len
     decode = partial(torch.ops.leanattn.decode_out, **options)
