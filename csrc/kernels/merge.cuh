@@ -35,9 +35,9 @@ class MergePass {
 
   // A row that the item does not have is a copy of its last one.
   __device__ __forceinline__ MergePass(const List& list, const Staging& staging, int first_row, int rows)
-      : list_(list) {
+      : list_(list), staged_(fits(list, staging)) {
     const int thread = ptx::thread_index_here();
-    if (fits(list, staging)) copies_ = staging.memory + thread * 4;
+    copies_ = staging.memory + thread * 4;
     thread_of_row_ = thread % Factors::kRowThreads;
     column_ = thread_of_row_ * 4;
     first_row_ = first_row + thread / Factors::kRowThreads;
@@ -49,10 +49,10 @@ class MergePass {
   template <typename Emit>
   __device__ __forceinline__ void run(int rows, const Emit& emit) {
     ask_for_ml();
-    if (copies_ != nullptr) copy_all();
+    if (staged_) copy_all();
     for (uint32_t missing = find_missing(); missing != 0; missing = find_missing()) {
       ask_for_ml();
-      if (copies_ == nullptr) continue;
+      if (!staged_) continue;
       wait_for_copies();  // what is on the way must not land after the new copies
       copy(missing);
     }
@@ -157,7 +157,7 @@ class MergePass {
   }
   // False if there are no copies, or something was copied before it was written: that is NaN, and so is its sum.
   __device__ __forceinline__ bool sum_copies(const Factors (&factors)[kThreadRows], float4 (&sums)[kThreadRows]) const {
-    if (copies_ == nullptr) return false;
+    if (!staged_) return false;
     wait_for_copies();
     sum<kCopiesAtOnce, false>(factors, sums, [&](int32_t n, int i) {
       return ptx::load_shared(reinterpret_cast<const float4*>(copy_of(n, i)));
@@ -176,7 +176,11 @@ class MergePass {
   }
 
   const List& list_;
-  float* copies_ = nullptr;  // this thread's, [partial, row, compute thread, 4]; null if they do not fit
+  // Whether there are copies is a flag, and not a null pointer: for `p = null; if (fits) p = ...; if (p)` ptxas 13.0
+  // gives CS2R, a predicated IMAD.WIDE and ISETP, and ISETP may read what was in the registers before CS2R
+  // (docs/tuning.md).
+  const bool staged_;
+  float* copies_;  // this thread's, [partial, row, compute thread, 4]; if staged_
   int thread_of_row_, column_, first_row_;
   int row_[kThreadRows];
   typename Factors::Parts parts_[kThreadRows];
