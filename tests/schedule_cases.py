@@ -59,7 +59,7 @@ def uniform_share(s: Schedule) -> int | None:
         if longest <= 3 * 24:
             least = max(least, -(-longest // 24))
         size = max(least, -(-longest // (s.workers // items)))
-        if size <= least + (1 if least < 24 else 2 if least < 36 else 3):
+        if size <= least + (1 if least < 12 else 2 if least < 36 else 3):
             return size
     share, units = -(-s.total_units // s.workers), longest + s.item_cost
     whole = -(-share // units) * units

@@ -72,7 +72,7 @@ struct Pieces {
   }
   // A cut that is saved takes about as long as one to three tiles.
   LEANATTN_HOST_DEVICE static int32_t most_tiles(int32_t least) {
-    return least + (least < 24 ? 1 : (least < 36 ? 2 : 3));
+    return least + (least < 12 ? 1 : (least < 36 ? 2 : 3));
   }
 
   LEANATTN_HOST_DEVICE static Pieces candidate(int32_t number, int32_t tiles, int32_t longest, int32_t workers) {

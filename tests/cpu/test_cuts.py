@@ -51,7 +51,7 @@ def test_even_pieces(s: Schedule) -> None:
     least = -(-s.total_tiles // s.workers)
     if longest <= 3 * 24:  # partials that are merged at once
         least = max(least, -(-longest // 24))
-    candidates = [least, least + 1, least + (1 if least < 24 else 2 if least < 36 else 3)]
+    candidates = [least, least + 1, least + (1 if least < 12 else 2 if least < 36 else 3)]
     if longest <= least + 6:  # no item is cut
         candidates.append(longest)
     pieces = [sum(-(-tiles_of_item(s, seq) // size) for seq, _ in items) for size in candidates]
