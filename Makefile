@@ -11,9 +11,10 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # Each is done again when what it depends on changed. What to compile again is ninja's to know.
 REQUIREMENTS := $(VENV)/leanattn-requirements
 LINT_REQUIREMENTS := $(VENV)/leanattn-lint-requirements
+SASS_REQUIREMENTS := $(VENV)/leanattn-sass-requirements
 INSTALLED := $(VENV)/leanattn-installed
 
-.PHONY: demo test build lint format wheel clean
+.PHONY: demo test build lint hazards format wheel clean
 
 demo: build
 	$(PY) -m leanattn demo $(ARGS)
@@ -40,6 +41,14 @@ $(INSTALLED): $(REQUIREMENTS) setup.py
 $(LINT_REQUIREMENTS): $(REQUIREMENTS)
 	$(PY) -m build_support.requirements lint | xargs $(PIP) install --no-warn-conflicts
 	touch $@
+
+$(SASS_REQUIREMENTS): $(REQUIREMENTS)
+	$(PY) -m build_support.requirements sass | xargs $(PIP) install --no-warn-conflicts
+	touch $@
+
+# In the machine code of the CUDA kernels, after a build with them.
+hazards: $(SASS_REQUIREMENTS)
+	$(PY) -m build_support.hazards
 
 CXX_FILES = find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
 
