@@ -41,6 +41,14 @@ def items_of(s: Schedule) -> list[tuple[int, int]]:
     ]
 
 
+def piece_tiles(tiles: int, longest: int, workers: int) -> tuple[int, int]:
+    """Of a piece of an item, at least and at most; ``tiles`` of all items, ``longest`` of one."""
+    least = -(-tiles // workers)
+    if longest <= 3 * 24:  # partials that are merged at once
+        least = max(least, -(-longest // 24))
+    return least, least + (1 if least < 12 else 2 if least < 36 else 3)
+
+
 def uniform_share(s: Schedule) -> int | None:
     """Units that a worker has of equally long sequences: pieces of an item, or whole items, or None."""
     longest = max((tiles_of_item(s, seq) for seq in range(len(s.seqlens))), default=0)
@@ -55,11 +63,9 @@ def uniform_share(s: Schedule) -> int | None:
     if s.total_units < 6 * s.workers:
         return None  # to find them would take longer than they save
     if items <= s.workers:
-        least = -(-longest * items // s.workers)
-        if longest <= 3 * 24:
-            least = max(least, -(-longest // 24))
+        least, most = piece_tiles(longest * items, longest, s.workers)
         size = max(least, -(-longest // (s.workers // items)))
-        if size <= least + (1 if least < 12 else 2 if least < 36 else 3):
+        if size <= most:
             return size
     share, units = -(-s.total_units // s.workers), longest + s.item_cost
     whole = -(-share // units) * units

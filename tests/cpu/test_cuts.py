@@ -7,7 +7,7 @@ from itertools import accumulate, groupby
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from schedule_cases import MAX_TOKENS, items_of, schedules, tiles_of_item, uniform_share
+from schedule_cases import MAX_TOKENS, items_of, piece_tiles, schedules, tiles_of_item, uniform_share
 
 from leanattn.schedule import Schedule
 
@@ -48,10 +48,8 @@ def test_even_pieces(s: Schedule) -> None:
         assert s.piece_tiles == 0
         return
     longest = max(tiles_of_item(s, seq) for seq, _ in items)
-    least = -(-s.total_tiles // s.workers)
-    if longest <= 3 * 24:  # partials that are merged at once
-        least = max(least, -(-longest // 24))
-    candidates = [least, least + 1, least + (1 if least < 12 else 2 if least < 36 else 3)]
+    least, most = piece_tiles(s.total_tiles, longest, s.workers)
+    candidates = [least, least + 1, most]
     if longest <= least + 6:  # no item is cut
         candidates.append(longest)
     pieces = [sum(-(-tiles_of_item(s, seq) // size) for seq, _ in items) for size in candidates]
