@@ -38,12 +38,9 @@ $(INSTALLED): $(REQUIREMENTS) setup.py
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	touch $@
 
-$(LINT_REQUIREMENTS): $(REQUIREMENTS)
-	$(PY) -m build_support.requirements lint | xargs $(PIP) install --no-warn-conflicts
-	touch $@
-
-$(SASS_REQUIREMENTS): $(REQUIREMENTS)
-	$(PY) -m build_support.requirements sass | xargs $(PIP) install --no-warn-conflicts
+# Those of an extra.
+$(VENV)/leanattn-%-requirements: $(REQUIREMENTS)
+	$(PY) -m build_support.requirements $* | xargs $(PIP) install --no-warn-conflicts
 	touch $@
 
 # In the machine code of the CUDA kernels, after a build with them.
