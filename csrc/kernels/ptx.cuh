@@ -6,8 +6,8 @@
 namespace leanattn::ptx {
 
 // Takes a ticket: returns the old value and adds one, wrapping to zero after `last`. Release: what this warp wrote
-// before
-// __syncwarp() is visible to whoever takes a later ticket. Acquire: so is what the takers of earlier tickets wrote.
+// before __syncwarp() is visible to whoever takes a later ticket. Acquire: so is what the takers of earlier tickets
+// wrote.
 __device__ __forceinline__ uint32_t atomic_inc_acq_rel(uint32_t* address, uint32_t last) {
   uint32_t old;
   asm volatile("atom.acq_rel.gpu.inc.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(last) : "memory");
