@@ -9,8 +9,8 @@ from decode_contract import RAGGED, decode_debug
 
 ops = torch.ops.leanattn
 
-# 8 sequences: 30 splits of 4 items each are no more pieces than there may be, as are 14 of 9 items (71 query
-# rows, 8 an item). Some are empty, some have fewer tiles or even fewer tokens than splits.
+# 8 sequences: 14 splits of 9 items each (71 query rows, 8 an item) are no more pieces than there may be, as are 7 of
+# 16. Some are empty, some have fewer tiles or even fewer tokens than splits.
 LENGTHS = (700, 1, 0, 64, 2500, 0, 129, 29)
 
 every_split = pytest.mark.parametrize("splits", [1, 2, 3, 7, 14])
@@ -28,9 +28,9 @@ class DecompositionContract:
         inputs = make_inputs(LENGTHS, device=device, heads=heads, head_dim=head_dim)
         check_against_reference(inputs, *decode_debug(inputs, 1, fixed_splits=splits))
 
-    @pytest.mark.parametrize("splits", [1, 2, 3, 7, 30])
+    @pytest.mark.parametrize("splits", [1, 2, 3, 7])
     @pytest.mark.parametrize("workers", [1, 1000])
-    @pytest.mark.parametrize("heads", [(4, 4), (12, 4), (32, 4)])
+    @pytest.mark.parametrize("heads", [(16, 16), (48, 16), (128, 16)])
     def test_of_kv_heads_that_are_read_together(
         self, device: torch.device, heads: tuple[int, int], workers: int, splits: int
     ) -> None:

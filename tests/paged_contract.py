@@ -14,7 +14,7 @@ from query_tokens_contract import both_masks, decode
 
 import leanattn
 
-HEADS = [(8, 2), (32, 8), (8, 1), (40, 2), (4, 4), (12, 4), (71, 1)]
+HEADS = [(8, 2), (32, 8), (8, 1), (40, 2), (16, 16), (48, 16), (71, 1)]
 
 OPTIONS: list[dict[str, Any]] = [{}, {"causal": False}, {"softmax_scale": 0.3}, {"sm_margin": 1}]
 
@@ -75,7 +75,7 @@ class PagedContract:
 
     @pytest.mark.parametrize("workers", [1, 3, 40, 132, 1024])
     @pytest.mark.parametrize("page_size", [1, 16, 40, 64, 256])
-    @pytest.mark.parametrize(("heads", "q_len"), [((8, 2), None), ((12, 4), 1), ((71, 1), 3)])
+    @pytest.mark.parametrize(("heads", "q_len"), [((8, 2), None), ((48, 16), 1), ((71, 1), 3)])
     def test_order_of_arrival_does_not_matter(
         self, device: torch.device, heads: tuple[int, int], q_len: int | None, page_size: int, workers: int
     ) -> None:
@@ -98,7 +98,7 @@ class PagedContract:
 
     @pytest.mark.parametrize("workers", [0, 3, 132, 1024])
     @pytest.mark.parametrize("page_size", [1, 16, 40, 128])
-    @pytest.mark.parametrize(("heads", "q_len"), [((8, 2), None), ((4, 4), 5), ((71, 1), 2)])
+    @pytest.mark.parametrize(("heads", "q_len"), [((8, 2), None), ((16, 16), 5), ((71, 1), 2)])
     def test_a_plan_is_followed(
         self, device: torch.device, heads: tuple[int, int], q_len: int | None, page_size: int, workers: int
     ) -> None:

@@ -144,7 +144,7 @@ class PagedEdgesContract:
         self, device: torch.device, page_size: int, entry: int | str
     ) -> None:
         """The others are right, and so is the next call."""
-        inputs = make_whole_pages([700, 3, 1300, 0, 65, 129], page_size, device=device, heads=(8, 4))
+        inputs = make_whole_pages([700, 3, 1300, 0, 65, 129], page_size, device=device, heads=(32, 16))
         pages, good = paged(inputs, page_size)
         others = torch.tensor([0, 1, 3, 4, 5], device=device)
         bad = pages.k_cache.shape[0] if isinstance(entry, str) else entry

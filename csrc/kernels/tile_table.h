@@ -65,24 +65,35 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 }
 
 // CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
-// them faster together than one after the other: 2% of the time at 256 bytes a head, 5% at 128 (docs/tuning.md). So
-// an item has several heads, unless that leaves so few items that merging what is cut costs more: some 4 us.
+// them faster together than one after the other. A team of workers does that (cuda_team_size). But where even a team
+// reads a small part of a token's heads, an item has several of them: 2% of the time at 256 bytes a head, 4% at 128
+// (docs/tuning.md), unless that leaves so few items that merging what is cut costs more, some 4 us. And of sequences of
+// a tile or two, to switch items takes longer than to read them, so several heads are switched at once.
+constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
   if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
-  constexpr double kMergeBytes = 18e6;  // read in 4 us
-  const double gained_bytes = cuda_bytes(shape) / 100 * (shape.head_dim <= 64 ? 5 : 2);
   const bool few_cuts = 10 * items >= 9 * workers;
+  const bool short_sequences = shape.max_tokens <= 2 * cuda_tile_tokens(shape.head_dim, 1);
+  if (shape.num_kv_heads <= kHeadsForATeam) return few_cuts && short_sequences ? kManyHeads : 1;
+  constexpr double kMergeBytes = 18e6;  // read in 4 us
+  const double gained_bytes = cuda_bytes(shape) / 100 * (shape.head_dim <= 64 ? 4 : 2);
   return few_cuts || (gained_bytes > kMergeBytes && 20 * items >= workers) ? kManyHeads : 1;
 }
 
 // CUDA: the items of a sequence lie side by side in memory too, and may be more blocks of the same KV head's rows. So
-// they are read at the same time, by a team of workers: up to 3% of the time (docs/tuning.md). Not if more than a 64th
-// of the workers would not fit into teams; a team of more than kMaxTeam gains nothing.
+// they are read at the same time, by a team of workers: up to 6% of the time (docs/tuning.md). Not if more than a 64th
+// of the workers would not fit into teams; a team of more than kMaxTeam gains nothing, nor does one that reads more
+// than kTeamBytes of a token's K in items of several heads.
 constexpr int32_t kMaxTeam = 16;
+constexpr int32_t kTeamBytes = 2048;
 constexpr int32_t kMaxTeams = 65535;  // the second dimension of a grid
-constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers) {
-  for (int32_t size = kMaxTeam; size > 1; --size) {
+constexpr int32_t cuda_most_in_team(int32_t heads, int32_t head_dim) {
+  const int32_t fit = kTeamBytes / (heads * head_dim * 2);
+  return heads == 1 || fit > kMaxTeam ? kMaxTeam : fit;
+}
+constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers, int32_t most) {
+  for (int32_t size = most; size > 1; --size) {
     if (items_per_seq % size == 0 && size <= workers && workers % size <= workers / 64) return size;
   }
   return 1;
@@ -99,7 +110,8 @@ constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
   const int32_t heads = cuda_heads(shape, workers);
   const auto rows = RowBlocks::of(shape.rows, cuda_block_rows(shape));
   const int64_t items = int64_t{shape.num_kv_heads} / heads * rows.row_blocks;
-  return {heads, rows, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost, cuda_team_size(items, workers)};
+  const int32_t team_size = cuda_team_size(items, workers, cuda_most_in_team(heads, shape.head_dim));
+  return {heads, rows, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost, team_size};
 }
 constexpr Tiling cpu_tiling(const Shape& shape) {
   return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1};

@@ -246,7 +246,8 @@ def tiling_of(device_type: str, **changes: int) -> schedule.Tiling:
 
 
 def test_a_tile_on_a_gpu_has_as_many_bytes_whatever_it_is_of() -> None:
-    for changes in ({}, {"head_dim": 64}, {"batch": 200}, {"batch": 200, "head_dim": 64}):
+    many_heads = {"batch": 200, "num_kv_heads": 16}
+    for changes in ({}, {"head_dim": 64}, many_heads, many_heads | {"head_dim": 64}):
         tiling = tiling_of("cuda", **changes)
         assert tiling.heads * tiling.tile_tokens * changes.get("head_dim", 128) == 8192
         assert tiling.item_cost > 0
@@ -256,16 +257,44 @@ def test_a_tile_on_a_gpu_has_as_many_bytes_whatever_it_is_of() -> None:
     ("changes", "heads"),
     [
         ({}, 1),
-        ({"batch": 66}, 4),  # as many items of four heads as workers
-        ({"batch": 66, "num_kv_heads": 6}, 1),
-        ({"batch": 66, "rows": 9}, 1),
-        ({"batch": 1, "max_tokens": 2**20}, 1),  # two items for all workers
-        ({"batch": 8, "max_tokens": 2**15}, 4),  # a gigabyte
+        ({"batch": 66, "max_tokens": 2**15}, 1),  # a team reads all eight, or half of them
+        ({"batch": 66, "max_tokens": 128}, 4),  # sequences of two tiles
+        ({"batch": 66, "max_tokens": 256, "head_dim": 64}, 4),
+        ({"batch": 66, "max_tokens": 129}, 1),
+        ({"batch": 33, "max_tokens": 128}, 1),  # too few for all workers
+        ({"batch": 66, "num_kv_heads": 16}, 4),  # as many items of four heads as workers
+        ({"batch": 66, "num_kv_heads": 18}, 1),
+        ({"batch": 66, "num_kv_heads": 16, "rows": 9}, 1),
+        ({"batch": 1, "num_kv_heads": 16, "max_tokens": 2**20}, 1),  # four items for all workers
+        ({"batch": 8, "num_kv_heads": 16, "max_tokens": 2**15}, 4),  # two gigabytes
+        ({"batch": 8, "num_kv_heads": 32, "max_tokens": 1024}, 1),  # cuts would cost more than is gained
+        # Where the contracts of decode count on it, with few workers.
+        *(({"batch": 10, "num_kv_heads": 16, "rows": rows, "workers": 40}, 4) for rows in range(1, 9)),
     ],
 )
 def test_kv_heads_of_an_item(changes: dict[str, int], heads: int) -> None:
     assert tiling_of("cuda", **changes).heads == heads
     assert tiling_of("cpu", **changes).heads == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, 4),  # eight would leave four workers idle
+        ({"workers": 128}, 8),
+        ({"workers": 7}, 1),
+        ({"num_kv_heads": 10}, 10),
+        ({"num_kv_heads": 12}, 12),
+        ({"num_kv_heads": 1, "rows": 64, "max_tokens": 2**17}, 2),  # two blocks of rows
+        # Four heads an item: a team reads 2 KB of a token's K.
+        ({"batch": 66, "num_kv_heads": 32}, 2),
+        ({"batch": 66, "num_kv_heads": 32, "head_dim": 64}, 4),
+        ({"batch": 66, "num_kv_heads": 32, "workers": 128}, 2),
+    ],
+)
+def test_workers_of_a_team(changes: dict[str, int], size: int) -> None:
+    assert tiling_of("cuda", **changes).team_size == size
+    assert tiling_of("cpu", **changes).team_size == 1
 
 
 def test_a_device_must_be_known() -> None:

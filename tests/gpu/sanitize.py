@@ -28,10 +28,10 @@ import leanattn  # noqa: E402
 LENGTHS = (0, 1, 63, 64, 65, 129, 700)
 
 
-# Query and KV heads, query tokens of a sequence. Four KV heads are one item when workers are few.
+# Query and KV heads, query tokens of a sequence. Of 16 KV heads, four are one item when workers are few.
 SHAPES = (
-    *((2, 2, 1), (8, 2, 1), (32, 2, 1), (40, 2, 1), (12, 4, 1)),
-    *((8, 2, 5), (8, 4, 4), (71, 1, 2)),
+    *((2, 2, 1), (8, 2, 1), (32, 2, 1), (40, 2, 1), (48, 16, 1)),
+    *((8, 2, 5), (32, 16, 4), (71, 1, 2)),
 )
 WORKERS = (0, 5, 1)
 PAGE_SIZE = 8  # a tile has several
