@@ -26,12 +26,13 @@ import leanattn  # noqa: E402
 
 # Empty and one-token sequences, both sides of a tile's border, and one long enough to be cut by many workers.
 LENGTHS = (0, 1, 63, 64, 65, 129, 700)
+# Four KV heads are one item, of tiles of 16 or 32 tokens, where sequences are short and workers few.
+SHORT_LENGTHS = (0, 1, 15, 16, 17, 33, 120)
 
-
-# Query and KV heads, query tokens of a sequence. Of 16 KV heads, four are one item when workers are few.
+# Query and KV heads, query tokens of a sequence.
 SHAPES = (
-    *((2, 2, 1), (8, 2, 1), (32, 2, 1), (40, 2, 1), (48, 16, 1)),
-    *((8, 2, 5), (32, 16, 4), (71, 1, 2)),
+    *((2, 2, 1), (8, 2, 1), (32, 2, 1), (40, 2, 1), (12, 4, 1)),
+    *((8, 2, 5), (8, 4, 4), (71, 1, 2)),
 )
 WORKERS = (0, 5, 1)
 PAGE_SIZE = 8  # a tile has several
@@ -59,7 +60,7 @@ def main() -> None:
     cases = list(product(kernels, SHAPES))[part - 1 :: parts]
     for (dtype, head_dim), (num_q_heads, num_kv_heads, q_len) in cases:
         inputs = make_whole_pages(
-            LENGTHS,
+            SHORT_LENGTHS if num_kv_heads == 4 else LENGTHS,
             PAGE_SIZE,
             device=torch.device("cuda"),
             q_len=q_len,
