@@ -38,12 +38,13 @@ class CpAsyncLoader {
   __device__ __forceinline__ CpAsyncLoader(const DecodeParams& params, const TileRing<Traits>& ring)
       : params_(params), ring_(ring) {}
 
-  // At the span's first tile, which begins with `token`.
-  __device__ __forceinline__ void begin_span(const ItemRows& rows, int32_t token) {
+  // At the span's first tile, which begins with `token`; `visible` tokens follow in the sequence.
+  __device__ __forceinline__ void begin_span(const ItemRows& rows, int32_t token, int32_t visible) {
     rows_ = rows;
     if constexpr (Traits::kPaged) {
       k_ = source(params_.k, params_.k_strides, 0, 0);
       v_ = source(params_.v, params_.v_strides, 0, 0);
+      find_page(token, visible);
     } else {
       const int32_t lane_token = token + Traits::first_token_of_warp(producer_warp()) + row_of_lane();
       k_ = source(params_.k, params_.k_strides, rows.seq, lane_token);
@@ -51,29 +52,22 @@ class CpAsyncLoader {
     }
   }
 
-  // If paged: works out where the tile that was looked up is, before there is a stage for it.
-  __device__ __forceinline__ void locate() {
-    const int32_t page = params_.page_table.clamped(place_.page);
-    k_lane_ = page * params_.k_strides.batch + place_.token * params_.k_strides.token;
-    v_lane_ = page * params_.v_strides.batch + place_.token * params_.v_strides.token;
-    if constexpr (kRowsAhead) {
+  // Works out where the tile at the loader's place is, before there is a stage for it. It begins with `token`;
+  // `visible` tokens from there on belong to the sequence.
+  __device__ __forceinline__ void locate(int32_t token, int32_t visible) {
+    if constexpr (Traits::kPaged) {
+      const int32_t page = params_.page_table.clamped(place_.page);
+      k_lane_ = page * params_.k_strides.batch + place_.token * params_.k_strides.token;
+      v_lane_ = page * params_.v_strides.batch + place_.token * params_.v_strides.token;
+      if constexpr (kRowsAhead) {
 #pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
-        k_rows_[pass] = k_ + of_row(k_lane_, pass);
-        v_rows_[pass] = v_ + of_row(v_lane_, pass);
+        for (int pass = 0; pass < kPasses; ++pass) {
+          k_rows_[pass] = k_ + of_row(k_lane_, pass);
+          v_rows_[pass] = v_ + of_row(v_lane_, pass);
+        }
       }
+      find_page(token + Traits::kTileTokens, visible - Traits::kTileTokens);
     }
-  }
-  // If paged: looks up the tile after it, a tile ahead, so that nobody waits for the table. The pages stay as they stand
-  // there: to clamp one would be to wait for it. A token beyond the sequence has none: what follows in the table may be
-  // anything.
-  __device__ __forceinline__ void look_up(const TilePlace& tile) {
-    const PageTable& table = params_.page_table;
-    const int lane = int(threadIdx.x) % 32, in_tile = Traits::first_token_of_warp(producer_warp()) + lane;
-    place_ = {0, 0};
-    if (lane >= Traits::kWarpTokens || in_tile >= tile.visible) return;
-    const int32_t index = quotient(tile.token + in_tile, table.page_size);
-    place_ = {table.entry(tile.seq, index), tile.token + in_tile - index * table.page_size};
   }
   // Asks for it, and moves on. The caller then calls finish(): only with its arrivals can the stage be full.
   __device__ __forceinline__ void load(int stage, int32_t visible) {
@@ -150,6 +144,17 @@ class CpAsyncLoader {
       copy_or_zero(keys + offset, keys_of(pass), row < lane_visible);
       copy_or_zero(values + offset, values_of(pass), row < lane_visible);
     }
+  }
+
+  // The place of this lane's token of the tile that begins with `token`, its page as it stands in the table: to clamp
+  // it would be to wait for it. A token beyond the sequence has none: what follows in the table may be anything.
+  __device__ __forceinline__ void find_page(int32_t token, int32_t visible) {
+    const PageTable& table = params_.page_table;
+    const int lane = int(threadIdx.x) % 32, in_tile = Traits::first_token_of_warp(producer_warp()) + lane;
+    place_ = {0, 0};
+    if (lane >= Traits::kWarpTokens || in_tile >= visible) return;
+    const int32_t index = quotient(token + in_tile, table.page_size);
+    place_ = {table.entry(rows_.seq, index), token + in_tile - index * table.page_size};
   }
 
   const DecodeParams& params_;

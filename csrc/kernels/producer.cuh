@@ -31,15 +31,6 @@ struct TileCursor {
   __device__ __forceinline__ int32_t visible() const { return span.tokens - token; }
   __device__ __forceinline__ bool last() const { return token + Traits::kTileTokens >= end; }
   __device__ __forceinline__ bool last_of_share() const { return last() && spans.last(); }
-  // The tile after this one, perhaps of the next span.
-  __device__ __forceinline__ TilePlace following() const {
-    if (!last()) return {span.seq, token + Traits::kTileTokens, visible() - Traits::kTileTokens};
-    SpanCursor ahead = spans;
-    ahead.next();
-    if (ahead.done()) return {span.seq, 0, 0};
-    const int32_t begin = ahead.tile * Traits::kTileTokens;
-    return {ahead.seq, begin, ahead.tokens - begin};
-  }
   __device__ __forceinline__ void next() {
     first = last();
     token += Traits::kTileTokens;
@@ -91,9 +82,6 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
   }
 
   Loader loader(params, ring);
-  if constexpr (Traits::kPaged) {
-    if (!tiles.done()) loader.look_up({tiles.span.seq, tiles.token, tiles.visible()});
-  }
   if (tiles.done()) {
     if (Loader::writes_notes()) ring.smem.notes[0] = {0, TileNote::kNothing, 0};
     loader.finish(0);
@@ -126,11 +114,8 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     }
     if (tiles.done()) return;
     const int32_t visible = tiles.visible();
-    if (tiles.first) loader.begin_span(rows, tiles.token);
-    if constexpr (Traits::kPaged) {
-      loader.locate();
-      loader.look_up(tiles.following());
-    }
+    if (tiles.first) loader.begin_span(rows, tiles.token, visible);
+    loader.locate(tiles.token, visible);
     if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);

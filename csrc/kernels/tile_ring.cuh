@@ -16,11 +16,6 @@
 
 namespace leanattn {
 
-// Where a tile begins, and how many tokens of its sequence there are from there on; none after the last tile.
-struct TilePlace {
-  int32_t seq, token, visible;
-};
-
 // A position in a ring and, for its barriers, the parity of the round.
 struct RingIndex {
   int slot = 0;
