@@ -1,8 +1,8 @@
 """Times decode over pages of several sizes beside a contiguous cache: `python -m benchmarks.paged`.
 
 The pages of all sequences lie in random order. The method is that of benchmarks.decode, back to back: cold
-caches, a CUDA graph, medians; a plan is made beforehand. Of the same values, the output over pages must have
-the bits of that over the contiguous cache. FlashAttention-3, where it is installed, gets the same pages.
+caches, a CUDA graph, medians; a plan is made beforehand. FlashAttention-3, where it is installed, gets the same
+pages.
 """
 
 import argparse
@@ -71,17 +71,14 @@ def time(bench: ShapeBench, calls: list[Call]) -> float | None:
         return None
 
 
-def measure_pages(bench: ShapeBench, page_size: int, bits: Tensor) -> Record:
+def measure_pages(bench: ShapeBench, page_size: int) -> Record:
     """Microseconds by implementation."""
     case = bench.case
     order = torch.randperm(case.shape.batch * case.k[0].shape[1] // page_size, device="cuda")
     block_table = order.view(case.shape.batch, -1).int()
     k, v = ([paged(cache, page_size, order) for cache in caches] for caches in (case.k, case.v))
     pages = Case(case.shape, case.q, case.seqlens, k, v)
-    calls = bind_leanattn(pages, planned=True, block_table=block_table)
-    if not torch.equal(calls[0](), bits):
-        raise AssertionError(f"{case.shape.name}: pages of {page_size} give other bits")
-    times = {"leanattn": time(bench, calls)}
+    times = {"leanattn": time(bench, bind_leanattn(pages, planned=True, block_table=block_table))}
     try:
         times["fa3"] = time(bench, bind_fa3(pages, block_table))
     except (Missing, RuntimeError) as error:  # not installed, or no such pages
@@ -93,12 +90,10 @@ def measure(shape: Shape) -> Record:
     case = Case.random(shape, torch.bfloat16, "cuda")
     bench = ShapeBench(case, method.TOLERANCE["bf16"])
     whole_pages(case)
-    contiguous = bind_leanattn(case, planned=True)
-    bits = contiguous[0]().clone()
     return {
         "name": shape.name,
-        "contiguous": time(bench, contiguous),
-        "pages": {str(size): measure_pages(bench, size, bits) for size in PAGE_SIZES},
+        "contiguous": time(bench, bind_leanattn(case, planned=True)),
+        "pages": {str(size): measure_pages(bench, size) for size in PAGE_SIZES},
     }
 
 

@@ -101,6 +101,7 @@ def _(
     head_dim: int,
     q_len: int = 1,
     num_workers: int = 0,
+    page_size: int = 0,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
     from leanattn.schedule import plan_elements
@@ -120,5 +121,6 @@ def _(
     head_dim: int,
     q_len: int = 1,
     num_workers: int = 0,
+    page_size: int = 0,
 ) -> None:
     return None

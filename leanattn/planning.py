@@ -87,6 +87,7 @@ def plan(
         "head_dim": q.shape[-1],
         "q_len": q_len_of(q),
         "num_workers": ALL_WORKERS if sm_margin == 0 else num_workers(cache_seqlens.device, sm_margin),
+        "page_size": 0 if block_table is None else k_cache.shape[1],
     }
     if out is None:
         made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)
@@ -105,6 +106,7 @@ def plan_schedule(
     device: torch.device,
     q_len: int = 1,
     workers: int = ALL_WORKERS,
+    paged: bool = False,
 ) -> Schedule:
     """The schedule that the teams of a decode call of these shapes follow on ``device``.
 
@@ -114,6 +116,7 @@ def plan_schedule(
         device: ``cpu`` or ``cuda``.
         q_len: query tokens of each sequence.
         workers: CTAs or threads; :data:`ALL_WORKERS` for those that the call would take.
+        paged: whether the call has a ``block_table``.
     """
     # decode itself does without the schedule on the host, so it must not need the module at import.
     from leanattn import schedule
@@ -128,6 +131,7 @@ def plan_schedule(
         rows=rows,
         head_dim=head_dim,
         workers=workers,
+        paged=paged,
     )
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),

@@ -186,6 +186,7 @@ def tiling(
     rows: int,
     head_dim: int,
     workers: int,
+    paged: bool = False,
 ) -> Tiling:
     """What a call of these shapes does on a device of type ``"cpu"`` or ``"cuda"``.
 
@@ -193,8 +194,10 @@ def tiling(
         batch, max_tokens, num_kv_heads, head_dim: as in the shape of ``k_cache``.
         rows: query rows of a KV head: query heads that share it x query tokens of a sequence.
         workers: CTAs or threads.
+        paged: whether the call has a ``block_table``.
     """
-    return Tiling(*_schedule.tiling(device_type, batch, max_tokens, num_kv_heads, rows, head_dim, workers))
+    shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
+    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged))
 
 
 def partial_slots(workers: int) -> int:

@@ -14,13 +14,13 @@ from query_tokens_contract import both_masks, decode
 
 import leanattn
 
-HEADS = [(8, 2), (32, 8), (8, 1), (40, 2), (16, 16), (48, 16), (71, 1)]
+HEADS = [(8, 2), (32, 16), (8, 1), (40, 2), (16, 16), (48, 16), (71, 1)]
 
 OPTIONS: list[dict[str, Any]] = [{}, {"causal": False}, {"softmax_scale": 0.3}, {"sm_margin": 1}]
 
 
 def check_paged(inputs: Inputs, page_size: int, *, workers: tuple[int, ...] = (0,), **where: Any) -> None:
-    """Right, and bit for bit what contiguous caches give."""
+    """Right, and bit for bit what contiguous caches give (if both are cut alike: test_schedule.py)."""
     pages, table = paged(inputs, page_size, **where)
     reference = Reference(inputs)
     for count in workers:

@@ -16,10 +16,10 @@ STABLE_TORCH_LIBRARY(leanattn, m) {
       "int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None) -> ()");
   m.def(
       "plan(Tensor cache_seqlens, *, int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, "
-      "int q_len=1, int num_workers=0) -> Tensor");
+      "int q_len=1, int num_workers=0, int page_size=0) -> Tensor");
   m.def(
       "plan_out(Tensor cache_seqlens, Tensor(a!) plan, *, int max_tokens, int num_q_heads, int num_kv_heads, "
-      "int head_dim, int q_len=1, int num_workers=0) -> ()");
+      "int head_dim, int q_len=1, int num_workers=0, int page_size=0) -> ()");
   // For tests: a caller's workspace (to poison it), pseudo-random pauses before partials are published and merged, a
   // ring as short as on a GPU with little shared memory, and fixed splits instead of lean cuts.
   m.def(

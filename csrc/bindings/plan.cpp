@@ -11,7 +11,7 @@
 namespace leanattn {
 
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
-              int64_t head_dim, int64_t q_len, int64_t num_workers) {
+              int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size) {
   const TensorView lengths = TensorView::of(cache_seqlens);
   check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
                  "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
@@ -27,6 +27,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.max_tokens = to_int32(max_tokens, "max_tokens");
   p.head_dim = to_int32(head_dim, "head_dim");
   p.workers = workers;
+  p.page_table.page_size = to_int32(page_size, "page_size");  // all that the tiling asks of pages is whether there are any
   set_query_rows(p, q_len, num_q_heads / num_kv_heads);
 #ifdef LEANATTN_WITH_CUDA
   if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(p, lengths.device.index);
@@ -35,11 +36,11 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
 }
 
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
-            int64_t head_dim, int64_t q_len, int64_t num_workers) {
+            int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
   Tensor plan =
       empty_tensor({Plan::elements(cache_seqlens.size(0))}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
-  plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers);
+  plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size);
   return plan;
 }
 

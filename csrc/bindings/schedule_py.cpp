@@ -164,12 +164,12 @@ bool is_cuda(const std::string& device_type) {
 // As leanattn.schedule.Tiling lists them.
 std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch,
                                                                         int32_t max_tokens, int32_t num_kv_heads,
-                                                                        int32_t rows, int32_t head_dim,
-                                                                        int32_t workers) {
+                                                                        int32_t rows, int32_t head_dim, int32_t workers,
+                                                                        bool paged) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
-  const tile_table::Shape shape{batch, max_tokens, num_kv_heads, rows, head_dim};
+  const tile_table::Shape shape{batch, max_tokens, num_kv_heads, rows, head_dim, paged};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};
 }
@@ -194,7 +194,7 @@ PYBIND11_MODULE(_schedule, m) {
   m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
-        py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("workers"));
+        py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("workers"), py::arg("paged"));
   m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
 

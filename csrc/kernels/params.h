@@ -17,9 +17,9 @@ struct CacheStrides {
 // Where the tokens of a sequence lie in a paged cache (PagedAttention, arXiv 2309.06180): token t in page
 // clamped(entry(seq, t / page_size)), as its token t % page_size.
 struct PageTable {
-  const int32_t* pages;  // [batch, pages of the longest sequence]; null: not paged, tokens follow each other
+  const int32_t* pages;  // [batch, pages of the longest sequence]; null if not paged
   int64_t stride;        // from one sequence's pages to the next one's
-  int32_t page_size;     // tokens of a page
+  int32_t page_size;     // tokens of a page; 0: not paged, tokens follow each other
   int32_t num_pages;     // in the cache
 
   LEANATTN_HOST_DEVICE int32_t entry(int32_t seq, int32_t index) const { return pages[seq * stride + index]; }
@@ -105,7 +105,7 @@ struct DecodeParams {
   LEANATTN_HOST_DEVICE int64_t lse_offset(int32_t seq, const QueryRow& row) const {
     return (int64_t{seq} * num_kv_heads * group + row.head) * q_len + row.token;
   }
-  LEANATTN_HOST_DEVICE bool paged() const { return page_table.pages != nullptr; }
+  LEANATTN_HOST_DEVICE bool paged() const { return page_table.page_size > 0; }
   LEANATTN_HOST_DEVICE bool promised() const { return fresh_tokens >= 0; }
   LEANATTN_HOST_DEVICE CutItem cut_item(const Cuts& cuts, int32_t team, const Span& span) const {
     return debug.fixed_splits > 0 ? FixedSplit{debug.fixed_splits}.cut_item(team, span) : cuts.cut_item(team, span);

@@ -39,6 +39,7 @@ constexpr int32_t kMaxQueryTokens = 16;
 // What a call is, as far as it is known on the host. `rows`: query rows of a KV head.
 struct Shape {
   int32_t batch, max_tokens, num_kv_heads, rows, head_dim;
+  bool paged;
 };
 
 // The query rows of a KV head in as few items as possible, of equal size.
@@ -67,15 +68,18 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
 // them faster together than one after the other. A team of workers does that (cuda_team_size). But where even a team
 // reads a small part of a token's heads, an item has several of them: 2% of the time at 256 bytes a head, 4% at 128
-// (docs/tuning.md), unless that leaves so few items that merging what is cut costs more, some 4 us. And of sequences of
-// a tile or two, to switch items takes longer than to read them, so several heads are switched at once.
+// (docs/tuning.md), unless that leaves so few items that merging what is cut costs more, some 4 us. So it has in a paged
+// cache, up to 12% of the time, and of sequences of a tile or two, of which to switch items takes longer than to read
+// them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
   if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
   const bool few_cuts = 10 * items >= 9 * workers;
-  const bool short_sequences = shape.max_tokens <= 2 * cuda_tile_tokens(shape.head_dim, 1);
-  if (shape.num_kv_heads <= kHeadsForATeam) return few_cuts && short_sequences ? kManyHeads : 1;
+  if (shape.num_kv_heads <= kHeadsForATeam && !shape.paged) {
+    const bool short_sequences = shape.max_tokens <= 2 * cuda_tile_tokens(shape.head_dim, 1);
+    return few_cuts && short_sequences ? kManyHeads : 1;
+  }
   constexpr double kMergeBytes = 18e6;  // read in 4 us
   const double gained_bytes = cuda_bytes(shape) / 100 * (shape.head_dim <= 64 ? 4 : 2);
   return few_cuts || (gained_bytes > kMergeBytes && 20 * items >= workers) ? kManyHeads : 1;
@@ -117,7 +121,9 @@ constexpr Tiling cpu_tiling(const Shape& shape) {
   return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1};
 }
 
-inline Shape shape_of(const DecodeParams& p) { return {p.batch, p.max_tokens, p.num_kv_heads, p.rows, p.head_dim}; }
+inline Shape shape_of(const DecodeParams& p) {
+  return {p.batch, p.max_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged()};
+}
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
   p.heads = tiling.heads;
