@@ -1,8 +1,8 @@
 """Times decode over pages of several sizes beside a contiguous cache: `python -m benchmarks.paged`.
 
 The pages of all sequences lie in random order. The method is that of benchmarks.decode, back to back: cold
-caches, a CUDA graph, medians; a plan is made beforehand. FlashAttention-3, where it is installed, gets the same
-pages.
+caches, a CUDA graph, medians; a plan is made beforehand. FlashAttention-3, where it is installed, gets the
+same pages.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leanattn.score_options import ScoreOptions
 from leanattn.support import refusals
 
 
@@ -86,10 +87,13 @@ def check_call(
     fresh_tokens: int | None,
     plan: Tensor | None,
     block_table: Tensor | None,
+    options: ScoreOptions,
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
     check_fit(q, k_cache, v_cache, cache_seqlens, out, block_table=block_table)
-    check_can_run(q)
+    options.check(q.shape[0], q.shape[-2], q.device)
+    check_can_run(q, options)
+    check_plan_serves(plan, options)
     check_grad(q, k_cache, v_cache, out)
     check_scale(softmax_scale)
     check_causal(causal)
@@ -97,9 +101,9 @@ def check_call(
     check_plan(plan, q.device)
 
 
-def check_can_run(q: Tensor) -> None:
+def check_can_run(q: Tensor, options: ScoreOptions) -> None:
     """Can the backend do such a call? Only for tensors that fit each other."""
-    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q))
+    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q), options.used())
     if found:
         raise found[0].error(found[0].message)
 
@@ -156,6 +160,13 @@ def check_block_table(block_table: Tensor, batch: int, device: torch.device) -> 
         raise ValueError(
             f"block_table: shape {list(block_table.shape)}, expected [{batch}, max_pages] as in q"
         )
+
+
+def check_plan_serves(plan: Tensor | None, options: ScoreOptions) -> None:
+    """A plan is made of lengths alone, and a window or a padding leaves fewer tokens."""
+    for name in ("window_size", "cache_leftpad"):
+        if plan is not None and name in options.used():
+            raise NotImplementedError(f"plan: a tensor, expected None in a call with {name}")
 
 
 def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
 from leanattn.checks import check_call, check_causal, check_grad, lse_shape
 from leanattn.planning import ALL_WORKERS, num_workers
+from leanattn.score_options import NO_WINDOW, ScoreOptions
 
 # The overloads themselves: looking one up again costs about a microsecond a call.
 _decode = torch.ops.leanattn.decode.default
@@ -32,6 +33,11 @@ def decode(
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
+    window_size: tuple[int, int] = NO_WINDOW,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> Tensor: ...
 
 
@@ -50,6 +56,11 @@ def decode(
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
+    window_size: tuple[int, int] = NO_WINDOW,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -67,6 +78,11 @@ def decode(
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
+    window_size: tuple[int, int] = NO_WINDOW,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one or several new tokens per sequence against a KV cache of ragged lengths.
 
@@ -79,6 +95,9 @@ def decode(
 
     So the queries are those of the last ``q_len`` tokens in the cache, and each sees its own token and all
     before it. A ``q`` of three dimensions is one query token a sequence, which sees all n tokens.
+
+    ``window_size``, ``cache_leftpad``, ``softcap``, ``alibi_slopes`` and ``sinks`` change which tokens are
+    seen, the scores, or the softmax's denominator, in this order; they may be combined.
 
     With a ``block_table`` the caches are paged: token ``t`` of sequence ``b`` is not ``k_cache[b, t]`` but
     ``k_cache[block_table[b, t // page_size], t % page_size]``.
@@ -129,6 +148,18 @@ def decode(
             belong to several sequences. A number in use that is none of a page, which cannot be checked on
             the host, gives a wrong result for its own sequence, and never an access outside the caches. Like
             ``cache_seqlens``, it is not covered by ``fresh_tokens``: what may still run must not write it.
+        window_size: ``(left, right)``, a sliding window: the query of the token at position p sees the tokens
+            from p - left to p + right; -1 is no bound. With ``causal``, right counts as 0. What no query sees
+            is not read, and may be anything.
+        softcap: scores become ``softcap * tanh(score / softcap)``, after ``softmax_scale`` (Gemma 2, arXiv
+            2408.00118); 0 leaves them.
+        sinks: [num_q_heads] float32, contiguous: for each query head a score of a token without a value,
+            which takes part in the softmax and adds nothing to the output (attention sinks, arXiv 2309.17453,
+            as learnt logits); ``lse`` includes it. Neither ``softmax_scale`` nor ``softcap`` applies to it.
+        alibi_slopes: [num_q_heads] or [batch, num_q_heads] float32, contiguous: ``slope * abs(p - t)`` is
+            subtracted from the score of the query at position p and the token t (ALiBi, arXiv 2108.12409).
+        cache_leftpad: [batch] int32, contiguous: the tokens of each sequence ahead of this one are not seen,
+            and not read. Counts as 0 if it is less, and as the sequence's length if it is more.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
@@ -139,9 +170,11 @@ def decode(
     Raises:
         TypeError: a dtype, or something that is no tensor, number or bool.
         ValueError: a shape, stride, alignment or device; ``softmax_scale`` not finite; ``sm_margin`` too
-            large; ``fresh_tokens`` negative; a ``plan`` for another batch size; 2^31 tokens or more.
-        NotImplementedError: a head_dim, q_len or device that is not supported (see
-            :func:`leanattn.is_supported`), or a tensor that requires grad while grad mode is on.
+            large; ``fresh_tokens`` negative; a ``plan`` for another batch size; a window or ``softcap`` out
+            of range; 2^31 tokens or more.
+        NotImplementedError: a head_dim, q_len, device or option that is not supported (see
+            :func:`leanattn.is_supported`), a ``plan`` together with ``window_size`` or ``cache_leftpad``, or
+            a tensor that requires grad while grad mode is on.
 
         The message names the argument, what came and what was expected.
 
@@ -154,17 +187,22 @@ def decode(
     ``cache_seqlens`` and ``block_table`` before a replay.
     """
     arguments = (q, k_cache, v_cache, cache_seqlens)
+    options = ScoreOptions(window_size, softcap, sinks, alibi_slopes, cache_leftpad)
     # The ops check all that they need themselves, faster; the checks here know the right type of each error.
     # A call that is being compiled has no memory to look at yet, so it gets the checks first.
     if torch.compiler.is_compiling():
-        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table)
+        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, options)
     else:
         check_grad(q, k_cache, v_cache, out)
     try:
-        if causal is True and softmax_scale is None and out is None and not return_lse and sm_margin == 0:
+        no_tensors = sinks is None and alibi_slopes is None and cache_leftpad is None
+        as_they_are = no_tensors and softcap == 0.0 and window_size == NO_WINDOW  # the scores
+        usual = causal is True and softmax_scale is None and as_they_are
+        if usual and out is None and not return_lse and sm_margin == 0:
             plain: Tensor = _decode(*arguments, fresh_tokens=fresh_tokens, plan=plan, block_table=block_table)
             return plain
         check_causal(causal)
+        changes = {} if as_they_are else options.as_op_arguments()
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
@@ -176,6 +214,7 @@ def decode(
                 fresh_tokens=fresh_tokens,
                 plan=plan,
                 block_table=block_table,
+                **changes,
             )
             return result
         lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
@@ -189,8 +228,9 @@ def decode(
             fresh_tokens=fresh_tokens,
             plan=plan,
             block_table=block_table,
+            **changes,
         )
     except Exception:
-        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table)
+        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, options)
         raise
     return out if lse is None else (out, lse)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (a fake can only be given to an op that is there)
 from leanattn.checks import check_fit, check_plan, lse_shape
+from leanattn.score_options import ScoreOptions
+
+
+def _check_options(q: Tensor, *options: Any) -> None:
+    ScoreOptions(*options).check(q.shape[0], q.shape[-2], q.device)
 
 
 @torch.library.register_fake("leanattn::decode")  # type: ignore[untyped-decorator]
@@ -22,9 +29,16 @@ def _(
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
+    window_left: int = -1,
+    window_right: int = -1,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> Tensor:
     check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
+    _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
     return q.new_empty(q.shape)
 
 
@@ -41,9 +55,16 @@ def _(
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
+    window_left: int = -1,
+    window_right: int = -1,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
+    _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
     return q.new_empty(q.shape), q.new_empty(lse_shape(q), dtype=torch.float32)
 
 
@@ -62,9 +83,16 @@ def _(
     fresh_tokens: int | None = None,
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
+    window_left: int = -1,
+    window_right: int = -1,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
+    _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
 
 
 @torch.library.register_fake("leanattn::_decode_debug")  # type: ignore[untyped-decorator]

@@ -17,6 +17,11 @@ def decode_reference(
     softmax_scale: float | None = None,
     causal: bool = True,
     block_table: Tensor | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """The attention that :func:`leanattn.decode` computes, by its definition and with plain torch operations.
@@ -25,8 +30,8 @@ def decode_reference(
     computation with every step rounded to that dtype; :func:`leanattn.decode` is held to at most twice it.
 
     Args:
-        q, k_cache, v_cache, cache_seqlens, softmax_scale, causal, block_table: as for
-            :func:`leanattn.decode`.
+        q, k_cache, v_cache, cache_seqlens, softmax_scale, causal, block_table, window_size, softcap, sinks,
+            alibi_slopes, cache_leftpad: as for :func:`leanattn.decode`.
         dtype: of every step, and of the result.
 
     Returns:
@@ -35,6 +40,7 @@ def decode_reference(
     queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
     batch, q_len, num_q_heads, head_dim = queries.shape
     num_kv_heads = k_cache.shape[2]
+    group = num_q_heads // num_kv_heads
     max_tokens = max_tokens_of(k_cache, block_table)
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     out = torch.zeros(queries.shape, dtype=dtype, device=q.device)
@@ -42,24 +48,40 @@ def decode_reference(
 
     for seq, length in enumerate(cache_seqlens.tolist()):
         tokens = min(max(length, 0), max_tokens)
-        if tokens == 0:
-            continue
+        pad = 0 if cache_leftpad is None else min(max(int(cache_leftpad[seq]), 0), tokens)
+        own = torch.arange(tokens - q_len, tokens, device=q.device)[:, None]  # the token of each query
+        key = torch.arange(tokens, device=q.device)
+        unseen = (key < pad).expand(q_len, -1)  # [q_len, tokens]
+        left, right = window_size[0], 0 if causal else window_size[1]
+        if left >= 0:
+            unseen = unseen | (key < own - left)
+        if right >= 0:
+            unseen = unseen | (key > own + right)
         k, v = (
-            _tokens_of(cache, seq, tokens, block_table).to(dtype).transpose(0, 1)
+            # What no query sees may be anything, NaN included.
+            _tokens_of(cache, seq, tokens, block_table)
+            .to(dtype)
+            .masked_fill(unseen.all(dim=0)[:, None, None], 0.0)
+            .transpose(0, 1)
             for cache in (k_cache, v_cache)
         )
         rows = queries[seq].to(dtype).transpose(0, 1)  # [num_q_heads, q_len, head_dim]
-        rows = rows.reshape(num_kv_heads, -1, head_dim)  # [num_kv_heads, group * q_len, head_dim]
+        rows = rows.reshape(num_kv_heads, group * q_len, head_dim)
         scores = (rows @ k.transpose(1, 2) * scale).view(num_q_heads, q_len, tokens)
-        if causal:
-            own = torch.arange(tokens - q_len, tokens, device=q.device)  # the token of each query
-            unseen = torch.arange(tokens, device=q.device) > own[:, None]  # [q_len, tokens]
-            scores = scores.masked_fill(unseen, -torch.inf)
+        if softcap > 0:
+            scores = softcap * torch.tanh(scores / softcap)
+        if alibi_slopes is not None:
+            slopes = (alibi_slopes if alibi_slopes.dim() == 1 else alibi_slopes[seq]).to(dtype)
+            scores = scores - slopes[:, None, None] * (key - own).abs().to(dtype)
+        scores = scores.masked_fill(unseen, -torch.inf)
+        if sinks is not None:  # one score more, of a token without a value
+            sink = sinks.to(dtype)[:, None, None].expand(-1, q_len, 1)
+            scores = torch.cat([scores, sink], dim=-1)
         lse[seq] = torch.logsumexp(scores, dim=-1)
-        weights = torch.softmax(scores, dim=-1)
-        if causal:  # a query that sees no token: softmax makes 0 / 0 of it
-            weights = weights.masked_fill(unseen.all(dim=1)[:, None], 0.0)
-        values = weights.view(num_kv_heads, -1, tokens) @ v  # [num_kv_heads, group * q_len, head_dim]
+        # A query that sees no token has no weight: softmax makes 0 / 0 of it.
+        weights = torch.softmax(scores, dim=-1)[..., :tokens].masked_fill(unseen, 0.0)
+        # [num_kv_heads, group * q_len, head_dim]
+        values = weights.view(num_kv_heads, group * q_len, tokens) @ v
         out[seq] = values.view(num_q_heads, q_len, head_dim).transpose(0, 1)
     return (out, lse) if q.dim() == 4 else (out[:, 0], lse[:, :, 0])
 

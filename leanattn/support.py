@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from leanattn._ops import build_info
+from leanattn.score_options import ScoreOptions
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,15 @@ class Backend:
     dtypes: tuple[torch.dtype, ...]
     head_dims: Sequence[int]
     q_lens: range = range(1, 17)
+    options: tuple[str, ...] = ()  # of ScoreOptions
 
 
 BACKENDS = {
-    "cpu": Backend((torch.float16, torch.bfloat16, torch.float32), head_dims=range(8, 257, 8)),
+    "cpu": Backend(
+        (torch.float16, torch.bfloat16, torch.float32),
+        head_dims=range(8, 257, 8),
+        options=ScoreOptions._fields,
+    ),
     "cuda": Backend((torch.float16, torch.bfloat16), head_dims=(64, 128)),
 }
 
@@ -36,8 +42,10 @@ class Refusal(NamedTuple):
     message: str
 
 
-def refusals(device: torch.device, dtype: torch.dtype, head_dim: int, q_len: int) -> list[Refusal]:
-    """All that keeps a backend from a call with such a ``q``; empty if nothing does."""
+def refusals(
+    device: torch.device, dtype: torch.dtype, head_dim: int, q_len: int, options: Iterable[str] = ()
+) -> list[Refusal]:
+    """All that keeps a backend from a call with such a ``q`` and options; empty if nothing does."""
     backend = BACKENDS.get(device.type)
     if backend is None:
         return [Refusal(NotImplementedError, f"q: device {device}, expected one of {_listed(BACKENDS)}")]
@@ -56,6 +64,10 @@ def refusals(device: torch.device, dtype: torch.dtype, head_dim: int, q_len: int
     if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
         message = f"q: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
         found.append(Refusal(NotImplementedError, message))
+    for option in options:
+        if option not in backend.options:
+            message = f"{option}: expected the default, {device.type} has no other yet"
+            found.append(Refusal(NotImplementedError, message))
     return found
 
 
@@ -66,6 +78,7 @@ def is_supported(
     *,
     group: int = 1,
     q_len: int = 1,
+    options: Iterable[str] = (),
 ) -> tuple[bool, list[str]]:
     """Whether :func:`leanattn.decode` can be called so on this machine and with this build, and if not, why.
 
@@ -75,12 +88,22 @@ def is_supported(
         head_dim: length of a head's vectors.
         group: query heads that share a KV head; any number from 1 on.
         q_len: query tokens of a sequence.
+        options: names of arguments of :func:`leanattn.decode` that will be given, of ``window_size``,
+            ``softcap``, ``sinks``, ``alibi_slopes`` and ``cache_leftpad``.
 
     Returns:
         ``(ok, reasons)``; ``reasons`` has one line for each thing that is not supported and is empty if
         ``ok``.
+
+    Raises:
+        ValueError: an option that there is not.
     """
-    reasons = [refusal.message for refusal in refusals(torch.device(device), dtype, head_dim, q_len)]
+    options = list(options)
+    for option in options:
+        if option not in ScoreOptions._fields:
+            raise ValueError(f"options: {option!r}, expected some of {_listed(ScoreOptions._fields)}")
+    found = refusals(torch.device(device), dtype, head_dim, q_len, options)
+    reasons = [refusal.message for refusal in found]
     if group < 1:
         reasons.append(f"q: group {group}, expected 1 or more query heads for a KV head")
     return not reasons, reasons

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Inputs:
     cache_seqlens: Tensor
     softmax_scale: float | None = None
     causal: bool = True
+    options: dict[str, Any] = field(default_factory=dict)  # of ScoreOptions
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.q, self.k_cache, self.v_cache, self.cache_seqlens
@@ -120,7 +122,9 @@ class Reference:
     def __init__(self, inputs: Inputs) -> None:
         def compute(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
             scale, causal = inputs.softmax_scale, inputs.causal
-            return decode_reference(*inputs.tensors(), softmax_scale=scale, causal=causal, dtype=dtype)
+            return decode_reference(
+                *inputs.tensors(), softmax_scale=scale, causal=causal, dtype=dtype, **inputs.options
+            )
 
         self.out, self.lse = compute(torch.float64)
         self.same_out, _ = compute(inputs.q.dtype)

@@ -9,8 +9,8 @@ from decode_contract import RAGGED, decode_debug
 
 ops = torch.ops.leanattn
 
-# 8 sequences: 14 splits of 9 items each (71 query rows, 8 an item) are no more pieces than there may be, as are 7 of
-# 16. Some are empty, some have fewer tiles or even fewer tokens than splits.
+# 8 sequences: 14 splits of 9 items each (71 query rows, 8 an item) are no more pieces than there may be, as
+# are 7 of 16. Some are empty, some have fewer tiles or even fewer tokens than splits.
 LENGTHS = (700, 1, 0, 64, 2500, 0, 129, 29)
 
 every_split = pytest.mark.parametrize("splits", [1, 2, 3, 7, 14])

@@ -247,7 +247,9 @@ DecodeParams checked_params(const DecodeArguments& args) {
   set_tokens(p, a);
   p.head_dim = to_int32(head_dim, "q: head_dim");
   set_query_rows(p, q_len_of(a.q), a.q.size(a.q.dim() - 2) / a.k_cache.size(2));
-  p.causal_tokens = args.causal ? p.q_len - 1 : 0;
+  p.scores = checked_score_options(args.scores, p, a.q.device);
+  const int32_t right = args.causal ? 0 : p.scores.window_right;
+  p.causal_tokens = right < 0 ? 0 : std::max(0, p.q_len - 1 - right);
   p.workers = workers;
   p.scale_log2 = scale_log2;
   const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);

@@ -11,6 +11,15 @@
 
 namespace leanattn {
 
+// What changes the scores, or which tokens a query sees (leanattn/decode.py).
+struct ScoreArguments {
+  int64_t window_left = -1, window_right = -1;           // -1: no bound
+  double softcap = 0;                                    // 0: none
+  const torch::stable::Tensor* sinks = nullptr;          // [num_q_heads] float32, or null
+  const torch::stable::Tensor* alibi_slopes = nullptr;   // [num_q_heads] or [batch, num_q_heads] float32, or null
+  const torch::stable::Tensor* cache_leftpad = nullptr;  // [batch] int32, or null
+};
+
 struct DecodeArguments {
   const torch::stable::Tensor& q;        // [batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]
   const torch::stable::Tensor& k_cache;  // [batch, max_tokens, num_kv_heads, head_dim], or with a block_table
@@ -25,6 +34,7 @@ struct DecodeArguments {
   std::optional<int64_t> fresh_tokens;         // the caller's promise (params.h)
   const torch::stable::Tensor* plan;           // [Plan::elements(batch)] int32 (plan.h), or null
   const torch::stable::Tensor* block_table;    // [batch, max_pages] int32, or null
+  ScoreArguments scores;
 };
 
 // `value` as an int32_t; throws std::invalid_argument, naming it, unless it is one and not negative.
@@ -37,6 +47,10 @@ int32_t checked_workers(int64_t num_workers);
 // Sets workers if num_workers is not 0. The tiling (tile_table.h), the workspace and the default of workers are the
 // backend's to set.
 DecodeParams checked_params(const DecodeArguments& args);
+
+// What of the arguments changes scores or what is seen, for params that hold all else; throws std::invalid_argument,
+// naming the argument. `device`: of q.
+ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& params, Device device);
 
 // Sets q_len, group and rows; throws if there can't be as many.
 void set_query_rows(DecodeParams& params, int64_t q_len, int64_t group);

@@ -84,6 +84,8 @@ void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
   const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim, p.paged());
   check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
                  "expected head_dim 64 or 128, float16 or bfloat16");
+  check_argument(!p.scores.any(), "window_left, window_right, softcap, sinks, alibi_slopes, cache_leftpad: expected ",
+                 "the defaults, CUDA has no others yet");
   const CurrentDevice current(device);
   const DeviceLimits& limits = device_limits(device);
   set_schedule(p, limits);

@@ -52,10 +52,13 @@ Tensor empty_lse(const Tensor& q) {  // [batch, num_q_heads], with the q_len dim
 
 Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens,
               std::optional<double> softmax_scale, bool causal, int64_t num_workers,
-              std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table) {
+              std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
+              int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
+              std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad) {
   Tensor out = empty_out(q);
   run({q, k_cache, v_cache, cache_seqlens, out, nullptr, softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table)},
+       or_null(plan), or_null(block_table),
+       {window_left, window_right, softcap, or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)}},
       {});
   return out;
 }
@@ -63,20 +66,26 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
 std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                       const Tensor& cache_seqlens, std::optional<double> softmax_scale, bool causal,
                                       int64_t num_workers, std::optional<int64_t> fresh_tokens,
-                                      std::optional<Tensor> plan, std::optional<Tensor> block_table) {
+                                      std::optional<Tensor> plan, std::optional<Tensor> block_table,
+                                      int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
+                                      std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad) {
   Tensor out = empty_out(q);
   Tensor lse = empty_lse(q);
   run({q, k_cache, v_cache, cache_seqlens, out, &lse, softmax_scale, causal, num_workers, fresh_tokens, or_null(plan),
-       or_null(block_table)},
+       or_null(block_table),
+       {window_left, window_right, softcap, or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)}},
       {});
   return {out, lse};
 }
 
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
                 std::optional<Tensor> lse, std::optional<double> softmax_scale, bool causal, int64_t num_workers,
-                std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table) {
+                std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
+                int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
+                std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table)},
+       or_null(plan), or_null(block_table),
+       {window_left, window_right, softcap, or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)}},
       {});
 }
 
@@ -86,7 +95,7 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                   int64_t fixed_splits) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table)},
+       or_null(plan), or_null(block_table), {}},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

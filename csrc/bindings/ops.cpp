@@ -3,17 +3,24 @@
 
 #include "decode.h"
 
+// Of the three ops that users call.
+#define LEANATTN_SCORE_OPTIONS                                                                         \
+  "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, "                   \
+  "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None"
+
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None) -> Tensor");
+      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_SCORE_OPTIONS
+      ") -> Tensor");
   m.def(
       "decode_lse(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None) -> (Tensor, Tensor)");
+      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_SCORE_OPTIONS
+      ") -> (Tensor, Tensor)");
   m.def(
       "decode_out(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, *, "
       "Tensor(b!)? lse=None, float? softmax_scale=None, bool causal=True, int num_workers=0, "
-      "int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None) -> ()");
+      "int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_SCORE_OPTIONS ") -> ()");
   m.def(
       "plan(Tensor cache_seqlens, *, int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, "
       "int q_len=1, int num_workers=0, int page_size=0) -> Tensor");

@@ -43,7 +43,8 @@ struct Bundle {
   }
 
   SpanTask task(const DecodeParams& p) const {
-    const int32_t begin = span.tile_begin * p.tile_tokens;
+    const int32_t begin = span.tile_begin * p.tile_tokens, query_head = kv_head * p.group;
+    const ScoreOptions& scores = p.scores;
     const int32_t end = span.ends_item() ? span.tokens : span.tile_end * p.tile_tokens;
     const auto at = [&](const void* base, int64_t offset) {
       return static_cast<const char*>(base) + offset * element_size(p.dtype);
@@ -51,7 +52,7 @@ struct Bundle {
     const PageTable& table = p.page_table;
     const bool paged = p.paged();
     const auto first_head = [&](const CacheStrides& s) { return (paged ? 0 : span.seq * s.batch) + kv_head * s.head; };
-    return {.q = at(p.q, p.q_strides.offset(span.seq, {0, kv_head * p.group})),
+    return {.q = at(p.q, p.q_strides.offset(span.seq, {0, query_head})),
             .k = at(p.k, first_head(p.k_strides)),
             .v = at(p.v, first_head(p.v_strides)),
             .q_strides = {p.q_strides.token, p.q_strides.head},
@@ -60,7 +61,7 @@ struct Bundle {
             .pages = paged ? table.pages + span.seq * table.stride : nullptr,
             .page_size = table.page_size,
             .num_pages = table.num_pages,
-            .first_token = begin,
+            .first_token = begin + (scores.first_tokens != nullptr ? scores.first_tokens[span.seq] : 0),
             .heads = heads,
             .rows = rows,
             .tokens = end - begin,
@@ -70,6 +71,12 @@ struct Bundle {
             .first_row = first_row,
             .tokens_behind = span.tokens - end,
             .causal_tokens = p.causal_tokens,
+            .q_len = p.q_len,
+            .window_left = scores.window_left,
+            .softcap_log2 = scores.softcap_log2,
+            .alibi_slopes = scores.alibi_slopes != nullptr
+                                ? scores.alibi_slopes + span.seq * scores.alibi_batch_stride + query_head
+                                : nullptr,
             .scale_log2 = p.scale_log2};
   }
 };

@@ -9,8 +9,9 @@
 namespace leanattn::cpu {
 
 constexpr float kMinusInfinity = -__builtin_inff();
+constexpr float kLog2E = 1.44269504f;
 
-// 2^x for x <= 0, at most 1 ulp off, exactly 1 at 0; results below 2^-126 become 0, NaN stays NaN.
+// 2^x for x <= 127, at most 1 ulp off, exactly 1 at 0; results below 2^-126 become 0, NaN stays NaN.
 // 2^x = 2^n * 2^f with n = round(x); the polynomial is the minimax one of degree 6 for 2^f, |f| <= 0.5 (relative
 // error 2e-9, so that rounding dominates; degree 5 would not give exactly 1 at 0, which an unchanged maximum needs).
 template <class Simd>
@@ -26,6 +27,20 @@ typename Simd::Vec exp2(typename Simd::Vec x) {
   p = Simd::fma(p, f, Simd::set1(0.693147182f));
   p = Simd::fma(p, f, Simd::set1(1.0f));
   return Simd::times_power_of_two(p, n);
+}
+
+// At most 4 ulp off. Near 0, where 1 - 2 / (1 + e^2x) would lose digits, its continued fraction x / (1 + x^2 / (3 + x^2 /
+// (5 + ...))), down to the 9.
+template <class Simd>
+typename Simd::Vec tanh(typename Simd::Vec x) {
+  const auto one = Simd::set1(1.0f);
+  const auto most = Simd::set1(126.0f);  // of the exponent; from 45 on the result is 1 anyway
+  const auto exponent = x * Simd::set1(2 * kLog2E), bounded = exponent > most ? most : exponent;
+  const auto far = one - Simd::set1(2.0f) / (one + exp2<Simd>(bounded));
+  const auto square = x * x;
+  const auto above = Simd::fma(square, square + Simd::set1(105.0f), Simd::set1(945.0f));
+  const auto below = Simd::fma(square, Simd::set1(15.0f) * square + Simd::set1(420.0f), Simd::set1(945.0f));
+  return square < Simd::set1(0.4f) ? x * above / below : far;
 }
 
 // m and l of one query row.

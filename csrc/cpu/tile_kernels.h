@@ -43,6 +43,10 @@ struct SpanTask {
   int32_t first_row;      // and these are `rows` of them from here on
   int32_t tokens_behind;  // tokens of the sequence behind the spans
   int32_t causal_tokens;  // params.h
+  int32_t q_len;
+  int32_t window_left;        // tokens ahead of its own that a query sees; -1: all
+  float softcap_log2;         // 0: none
+  const float* alibi_slopes;  // [heads * group], of the first KV head's queries on; or null
   float scale_log2;
 };
 

@@ -198,18 +198,51 @@ class TileLoop {
     }
   }
 
-  // Tokens of the tile that a query row of its head sees.
+  // The query token of a row of its head.
+  int32_t query_token(int32_t row) const { return (task_.first_row + row) / task_.group; }
+  // Tokens of the sequence from the tile's first one on.
+  int32_t tokens_from(const TileRows& rows) const { return task_.tokens + task_.tokens_behind - rows.begin; }
+
+  // Tokens of the tile up to the last one that a query row of its head sees.
   int32_t seen_tokens(const TileRows& rows, int32_t row) const {
-    if (task_.causal_tokens == 0) return rows.tokens;
-    const int32_t hidden = task_.causal_tokens - (task_.first_row + row) / task_.group;
-    const int32_t seen = task_.tokens + task_.tokens_behind - hidden - rows.begin;
-    return seen < 0 ? 0 : smaller(seen, rows.tokens);
+    const int32_t hidden = task_.causal_tokens - query_token(row);
+    if (hidden <= 0) return rows.tokens;
+    return within(tokens_from(rows) - hidden, rows.tokens);
+  }
+  // Tokens of the tile ahead of the row's window.
+  int32_t tokens_left_behind(const TileRows& rows, int32_t row) const {
+    if (task_.window_left < 0) return 0;
+    return within(tokens_from(rows) - task_.q_len + query_token(row) - int64_t{task_.window_left}, rows.tokens);
+  }
+  static int32_t within(int64_t tokens, int32_t most) {
+    return static_cast<int32_t>(tokens < 0 ? 0 : (tokens < most ? tokens : most));
+  }
+
+  // What is done to scores beside scaling them; in log2 units.
+  void adjust_scores(const TileRows& rows, int32_t head, int32_t row, float* scores) const {
+    if (task_.softcap_log2 > 0) {
+      const Vec cap = Simd::set1(task_.softcap_log2), inverse = Simd::set1(1 / task_.softcap_log2);
+      for (int32_t t = 0; t < rows.tokens; t += kLanes) {
+        Simd::store(scores + t, cap * tanh<Simd>(Simd::load(scores + t) * inverse));
+      }
+    }
+    if (task_.alibi_slopes != nullptr) {
+      const int32_t query_head = head * task_.group + (task_.first_row + row) % task_.group;
+      const float slope = task_.alibi_slopes[query_head] * kLog2E;
+      const auto own = static_cast<float>(tokens_from(rows) - task_.q_len + query_token(row));  // its place in the tile
+      for (int32_t t = 0; t < rows.tokens; ++t) {
+        scores[t] -= slope * __builtin_fabsf(own - static_cast<float>(t));
+      }
+    }
   }
 
   // A row's scores become P; returns the factor by which the O of earlier tiles shrinks.
   float softmax(const TileRows& rows, int32_t head, int32_t row) {
     float* scores = scratch_.scores + row * task_.tile_tokens;  // [tile_tokens]
+    adjust_scores(rows, head, row, scores);
     int32_t end = seen_tokens(rows, row);
+    const int32_t left_behind = smaller(tokens_left_behind(rows, row), end);
+    for (int32_t t = 0; t < left_behind; ++t) scores[t] = kMinusInfinity;
     for (; end < rows.tokens || end % kLanes != 0; ++end) scores[end] = kMinusInfinity;
     Vec max = Simd::set1(kMinusInfinity);
     for (int32_t t = 0; t < end; t += kLanes) max = Simd::max(max, Simd::load(scores + t));

@@ -51,6 +51,24 @@ struct Workspace {
 // Floats of a row of a partial beside head_dim of O: m, l, and two that keep rows at multiples of 16 bytes.
 constexpr int32_t kPartialRowExtra = 4;
 
+// What changes the scores, or which tokens a query sees (leanattn/decode.py); by default nothing does. For the CPU
+// backend only: no CUDA kernel reads it.
+struct ScoreOptions {
+  int32_t window_left = -1, window_right = -1;  // tokens ahead of and after its own that a query sees; -1: all
+  float softcap_log2 = 0;                       // softcap * log2(e); 0: none
+  int64_t alibi_batch_stride = 0;
+  const float* sinks = nullptr;         // [num_kv_heads * group]; null: none
+  const float* alibi_slopes = nullptr;  // [batch or 1, num_kv_heads * group], stride alibi_batch_stride; null: none
+  const int32_t* leftpad = nullptr;     // [batch]; null: 0
+  // [batch] the first token of a sequence that any query sees; null: 0. seqlens then are those of what follows.
+  const int32_t* first_tokens = nullptr;
+
+  bool hides_tokens() const { return window_left >= 0 || leftpad != nullptr; }
+  bool any() const {
+    return hides_tokens() || window_right >= 0 || softcap_log2 != 0 || sinks != nullptr || alibi_slopes != nullptr;
+  }
+};
+
 // Test hooks; all zero in a normal call.
 struct DebugOptions {
   uint32_t delay_seed;   // not 0: workers pause for pseudo-random times before they publish and merge
@@ -97,6 +115,7 @@ struct DecodeParams {
   Workspace workspace;
   DebugOptions debug;
   PageTable page_table;
+  ScoreOptions scores;
 
   LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
     const int32_t token = q_len == 1 ? 0 : row / group;

@@ -28,8 +28,15 @@ def test_a_worker_for_each_thread() -> None:
     [(8, 1, 2), (64, 1, 2), (66, 1, 4), (256, 1, 8), (8, 8, 2), (8, 9, 4), (256, 3, 24)],
 )
 def test_items_of_a_call(num_q_heads: int, q_len: int, items_per_seq: int) -> None:
-    heads = {"num_q_heads": num_q_heads, "num_kv_heads": 2, "q_len": q_len}
-    plan = plan_schedule([500, 0, 64], **heads, head_dim=64, max_tokens=600, device=CPU)
+    plan = plan_schedule(
+        [500, 0, 64],
+        num_q_heads=num_q_heads,
+        num_kv_heads=2,
+        q_len=q_len,
+        head_dim=64,
+        max_tokens=600,
+        device=CPU,
+    )
     assert plan.items_per_seq == items_per_seq
     assert plan.total_tiles == items_per_seq * (8 + 0 + 1)
     assert plan.workers == torch.get_num_threads()

@@ -233,7 +233,7 @@ def test_row_blocks_hold_all_rows(device_type: str, rows: int) -> None:
         assert tiling.heads == 1 or tiling.row_blocks == 1
 
 
-def tiling_of(device_type: str, *, paged: bool = False, **changes: int) -> schedule.Tiling:
+def tiling_of(device_type: str, paged: bool = False, /, **changes: int) -> schedule.Tiling:
     shape = {
         "batch": 8,
         "max_tokens": 8192,
@@ -288,18 +288,20 @@ def test_kv_heads_of_an_item(changes: dict[str, int], heads: int) -> None:
     ],
 )
 def test_kv_heads_of_an_item_in_a_paged_cache(changes: dict[str, int], heads: int) -> None:
-    assert tiling_of("cuda", paged=True, **changes).heads == heads
-    assert tiling_of("cpu", paged=True, **changes) == tiling_of("cpu", **changes)
+    assert tiling_of("cuda", True, **changes).heads == heads
+    assert tiling_of("cpu", True, **changes) == tiling_of("cpu", **changes)
 
 
-@pytest.mark.parametrize("changes", [{"num_kv_heads": 2}, {"num_kv_heads": 16}, {"num_kv_heads": 1, "rows": 71}])
+@pytest.mark.parametrize(
+    "changes", [{"num_kv_heads": 2}, {"num_kv_heads": 16}, {"num_kv_heads": 1, "rows": 71}]
+)
 @pytest.mark.parametrize("batch", [1, 10, 100])
 @pytest.mark.parametrize("max_tokens", [64, 4000, 2**15])
 def test_most_caches_are_cut_alike_paged_or_not(changes: dict[str, int], batch: int, max_tokens: int) -> None:
     """Then the bits are the same, which the contracts of paged caches compare."""
     for workers in (1, 3, 40, 132):
         shape = {"batch": batch, "max_tokens": max_tokens, "workers": workers} | changes
-        assert tiling_of("cuda", paged=True, **shape) == tiling_of("cuda", **shape)
+        assert tiling_of("cuda", True, **shape) == tiling_of("cuda", **shape)
 
 
 @pytest.mark.parametrize(

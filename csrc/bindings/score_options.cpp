@@ -1,0 +1,58 @@
+// From arguments to ScoreOptions (params.h).
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "arguments.h"
+#include "errors.h"
+#include "tensor_view.h"
+
+namespace leanattn {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+int32_t checked_window(int64_t tokens, const char* name) {
+  check_argument(tokens >= -1, name, ": expected -1 (no bound) or more, got ", tokens);
+  return static_cast<int32_t>(std::min<int64_t>(tokens, std::numeric_limits<int32_t>::max()));
+}
+
+// The data of [size] or, if may_have_batch, [batch, size].
+template <typename T>
+const T* checked_data(const torch::stable::Tensor* tensor, ScalarType dtype, int64_t batch, int64_t size,
+                      bool may_have_batch, Device device, const char* name) {
+  if (tensor == nullptr) return nullptr;
+  const TensorView t = TensorView::of(*tensor);
+  check_argument(t.dtype == dtype, name, ": dtype ", toString(t.dtype), ", expected ", toString(dtype));
+  check_argument(same_device(t.device, device), name, ": device ", t.device, ", expected the device of q, ", device);
+  const bool of_batch = may_have_batch && t.dim() == 2 && t.size(0) == batch && t.size(1) == size;
+  check_argument(of_batch || (t.dim() == 1 && t.size(0) == size), name, ": expected [", size, "]",
+                 may_have_batch ? " or [batch, num_q_heads]" : "", ", got ", t.dim(), " dimensions, ", t.numel(),
+                 " elements");
+  check_argument(t.is_contiguous(), name, ": expected a contiguous tensor");
+  return static_cast<const T*>(t.data);
+}
+
+}  // namespace
+
+ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& p, Device device) {
+  constexpr double kLog2E = 1.4426950408889634;
+  ScoreOptions options;
+  options.window_left = checked_window(args.window_left, "window_left");
+  options.window_right = checked_window(args.window_right, "window_right");
+  options.softcap_log2 = static_cast<float>(args.softcap * kLog2E);
+  check_argument(args.softcap >= 0 && std::isfinite(options.softcap_log2),
+                 "softcap: expected a finite number, 0 (none) or more, got ", args.softcap);
+  const int64_t heads = int64_t{p.num_kv_heads} * p.group;
+  options.sinks = checked_data<float>(args.sinks, ScalarType::Float, p.batch, heads, false, device, "sinks");
+  options.alibi_slopes =
+      checked_data<float>(args.alibi_slopes, ScalarType::Float, p.batch, heads, true, device, "alibi_slopes");
+  options.alibi_batch_stride = args.alibi_slopes != nullptr && args.alibi_slopes->dim() == 2 ? heads : 0;
+  options.leftpad =
+      checked_data<int32_t>(args.cache_leftpad, ScalarType::Int, p.batch, p.batch, false, device, "cache_leftpad");
+  check_argument(!options.hides_tokens() || p.plan == nullptr,
+                 "plan: expected None in a call with a window or cache_leftpad");
+  return options;
+}
+
+}  // namespace leanattn
