@@ -1,4 +1,4 @@
-// From tensors to DecodeParams: every check that keeps a kernel inside its memory.
+// From tensors to DecodeParams: with checks.h, every check that keeps a kernel inside its memory.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
