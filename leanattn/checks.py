@@ -149,8 +149,12 @@ def check_scale(softmax_scale: float | None) -> None:
 
 def check_causal(causal: bool) -> None:
     """Every call that sets it needs this check: an op takes a number, or None, for a bool."""
-    if not isinstance(causal, bool):
-        raise TypeError(f"causal: {type(causal).__name__}, expected bool")
+    check_bool("causal", causal)
+
+
+def check_bool(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: {type(value).__name__}, expected bool")
 
 
 def check_promise(fresh_tokens: int | None) -> None:
