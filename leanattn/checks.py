@@ -31,49 +31,62 @@ def check_fit(
         and isinstance(v_cache, Tensor)
         and isinstance(cache_seqlens, Tensor)
     ):
-        raise _no_tensor(q=q, k_cache=k_cache, v_cache=v_cache, cache_seqlens=cache_seqlens)
-    dtype, device, shape, cache_shape = q.dtype, q.device, q.shape, k_cache.shape
+        raise no_tensor(q=q, k_cache=k_cache, v_cache=v_cache, cache_seqlens=cache_seqlens)
+    shape = q.shape
     if len(shape) not in (3, 4):
         expected = "[batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]"
         raise ValueError(f"q: shape {list(shape)}, expected {expected}")
-    batch, num_q_heads, head_dim = shape[0], shape[-2], shape[-1]
+    check_caches("q", q, k_cache, v_cache, cache_seqlens, block_table)
+    num_q_heads, num_kv_heads = shape[-2], k_cache.shape[2]
+    if num_q_heads == 0 or num_kv_heads == 0 or num_q_heads % num_kv_heads != 0:
+        expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
+        raise ValueError(f"q: {num_q_heads} heads, expected {expected}, one at least")
+    if out is not None:
+        _check_output("out", out, q.dtype, q.device, shape)
+    if lse is not None:
+        _check_output("lse", lse, torch.float32, q.device, lse_shape(q))
 
+
+def check_caches(
+    name: str,
+    like: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    block_table: Tensor | None,
+) -> None:
+    """Do the caches fit ``like``, which is argument ``name``, [batch, ..., head_dim]?"""
+    dtype, device, cache_shape = like.dtype, like.device, k_cache.shape
+    batch, head_dim = like.shape[0], like.shape[-1]
     if k_cache.dtype != dtype:
-        raise TypeError(f"k_cache: dtype {k_cache.dtype}, expected the dtype of q, {dtype}")
+        raise TypeError(f"k_cache: dtype {k_cache.dtype}, expected the dtype of {name}, {dtype}")
     if v_cache.dtype != dtype:
-        raise TypeError(f"v_cache: dtype {v_cache.dtype}, expected the dtype of q, {dtype}")
+        raise TypeError(f"v_cache: dtype {v_cache.dtype}, expected the dtype of {name}, {dtype}")
     if cache_seqlens.dtype != torch.int32:
         raise TypeError(f"cache_seqlens: dtype {cache_seqlens.dtype}, expected torch.int32")
 
-    if k_cache.device != device:
-        raise ValueError(f"k_cache: device {k_cache.device}, expected the device of q, {device}")
-    if v_cache.device != device:
-        raise ValueError(f"v_cache: device {v_cache.device}, expected the device of q, {device}")
-    if cache_seqlens.device != device:
-        raise ValueError(f"cache_seqlens: device {cache_seqlens.device}, expected the device of q, {device}")
+    check_device("k_cache", k_cache, name, device)
+    check_device("v_cache", v_cache, name, device)
+    check_device("cache_seqlens", cache_seqlens, name, device)
 
     if block_table is not None:
-        check_block_table(block_table, batch, device)
+        check_block_table(block_table, batch, device, name)
         if len(cache_shape) != 4 or cache_shape[1] == 0 or cache_shape[3] != head_dim:
-            expected = f"[num_pages, page_size, num_kv_heads, {head_dim}], head_dim as in q"
+            expected = f"[num_pages, page_size, num_kv_heads, {head_dim}], head_dim as in {name}"
             raise ValueError(f"k_cache: shape {list(cache_shape)}, expected {expected}")
     elif len(cache_shape) != 4 or cache_shape[0] != batch or cache_shape[3] != head_dim:
-        expected = f"[{batch}, max_tokens, num_kv_heads, {head_dim}], batch and head_dim as in q"
+        expected = f"[{batch}, max_tokens, num_kv_heads, {head_dim}], batch and head_dim as in {name}"
         raise ValueError(f"k_cache: shape {list(cache_shape)}, expected {expected}")
     if v_cache.shape != cache_shape:
         expected = f"the shape of k_cache, {list(cache_shape)}"
         raise ValueError(f"v_cache: shape {list(v_cache.shape)}, expected {expected}")
-    num_kv_heads = cache_shape[2]
-    if num_q_heads == 0 or num_kv_heads == 0 or num_q_heads % num_kv_heads != 0:
-        expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
-        raise ValueError(f"q: {num_q_heads} heads, expected {expected}, one at least")
     if cache_seqlens.shape != (batch,):
-        raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{batch}] as in q")
+        raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{batch}] as in {name}")
 
-    if out is not None:
-        _check_output("out", out, dtype, device, shape)
-    if lse is not None:
-        _check_output("lse", lse, torch.float32, device, lse_shape(q))
+
+def check_device(name: str, tensor: Tensor, like: str, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name}: device {tensor.device}, expected the device of {like}, {device}")
 
 
 def check_call(
@@ -113,7 +126,7 @@ def check_grad(q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor | None) 
     if torch.is_grad_enabled():
         for tensor in (q, k_cache, v_cache, out):
             if getattr(tensor, "requires_grad", False):  # what is no tensor is refused by the op
-                raise _needs_grad(q=q, k_cache=k_cache, v_cache=v_cache, out=out)
+                raise needs_grad("decode", q=q, k_cache=k_cache, v_cache=v_cache, out=out)
 
 
 def q_len_of(q: Tensor) -> int:
@@ -140,8 +153,12 @@ def check_scale(softmax_scale: float | None) -> None:
 
 def check_causal(causal: bool) -> None:
     """Every call that sets it needs this check: an op takes a number, or None, for a bool."""
-    if not isinstance(causal, bool):
-        raise TypeError(f"causal: {type(causal).__name__}, expected bool")
+    check_bool("causal", causal)
+
+
+def check_bool(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: {type(value).__name__}, expected bool")
 
 
 def check_promise(fresh_tokens: int | None) -> None:
@@ -149,16 +166,15 @@ def check_promise(fresh_tokens: int | None) -> None:
         raise TypeError(f"fresh_tokens: {type(fresh_tokens).__name__}, expected int or None")
 
 
-def check_block_table(block_table: Tensor, batch: int, device: torch.device) -> None:
+def check_block_table(block_table: Tensor, batch: int, device: torch.device, like: str = "q") -> None:
     if not isinstance(block_table, Tensor):
-        raise _no_tensor(block_table=block_table)
+        raise no_tensor(block_table=block_table)
     if block_table.dtype != torch.int32:
         raise TypeError(f"block_table: dtype {block_table.dtype}, expected torch.int32")
-    if block_table.device != device:
-        raise ValueError(f"block_table: device {block_table.device}, expected the device of q, {device}")
+    check_device("block_table", block_table, like, device)
     if block_table.dim() != 2 or block_table.shape[0] != batch:
         raise ValueError(
-            f"block_table: shape {list(block_table.shape)}, expected [{batch}, max_pages] as in q"
+            f"block_table: shape {list(block_table.shape)}, expected [{batch}, max_pages] as in {like}"
         )
 
 
@@ -173,7 +189,7 @@ def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") ->
     if plan is None:
         return
     if not isinstance(plan, Tensor):
-        raise _no_tensor(**{name: plan})
+        raise no_tensor(**{name: plan})
     if plan.dtype != torch.int32:
         raise TypeError(f"{name}: dtype {plan.dtype}, expected torch.int32, what leanattn.plan makes")
     if plan.device != device:
@@ -187,7 +203,7 @@ def check_plan_arguments(
     expected_dims = {"q": (q, (3, 4)), "k_cache": (k_cache, (4,)), "cache_seqlens": (cache_seqlens, (1,))}
     for name, (tensor, dims) in expected_dims.items():
         if not isinstance(tensor, Tensor):
-            raise _no_tensor(**{name: tensor})
+            raise no_tensor(**{name: tensor})
         if tensor.dim() not in dims:
             raise ValueError(f"{name}: {tensor.dim()} dimensions, expected {' or '.join(map(str, dims))}")
     if cache_seqlens.dtype != torch.int32:
@@ -203,14 +219,14 @@ def check_plan_arguments(
     check_plan(out, device, "out")
 
 
-def _no_tensor(**arguments: object) -> TypeError:
+def no_tensor(**arguments: object) -> TypeError:
     name, value = next((n, v) for n, v in arguments.items() if not isinstance(v, Tensor))
     return TypeError(f"{name}: {type(value).__name__}, expected torch.Tensor")
 
 
-def _needs_grad(**arguments: Tensor | None) -> NotImplementedError:
+def needs_grad(call: str, **arguments: Tensor | None) -> NotImplementedError:
     name = next(n for n, v in arguments.items() if getattr(v, "requires_grad", False))
-    remedy = "decode has no backward; call it under torch.no_grad(), or detach the tensor"
+    remedy = f"{call} has no backward; call it under torch.no_grad(), or detach the tensor"
     return NotImplementedError(f"{name}: requires grad, expected a tensor that does not: {remedy}")
 
 
@@ -218,10 +234,9 @@ def _check_output(
     name: str, output: Tensor, dtype: torch.dtype, device: torch.device, shape: torch.Size | tuple[int, ...]
 ) -> None:
     if not isinstance(output, Tensor):
-        raise _no_tensor(**{name: output})
+        raise no_tensor(**{name: output})
     if output.dtype != dtype:
         raise TypeError(f"{name}: dtype {output.dtype}, expected {dtype}")
-    if output.device != device:
-        raise ValueError(f"{name}: device {output.device}, expected the device of q, {device}")
+    check_device(name, output, "q", device)
     if output.shape != shape:
         raise ValueError(f"{name}: shape {list(output.shape)}, expected {list(shape)}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (a fake can only be given to an op that is there)
+from leanattn.append_checks import check_append_fit
 from leanattn.checks import check_fit, check_plan, lse_shape
 from leanattn.score_options import ScoreOptions
 
@@ -152,3 +153,20 @@ def _(
     page_size: int = 0,
 ) -> None:
     return None
+
+
+@torch.library.register_fake("leanattn::append_kv")  # type: ignore[untyped-decorator]
+def _(
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    block_table: Tensor | None = None,
+    q: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    rotary_interleaved: bool = False,
+) -> None:
+    check_append_fit(k, v, k_cache, v_cache, cache_seqlens, block_table, q, rotary_cos, rotary_sin)

@@ -43,22 +43,35 @@ class Refusal(NamedTuple):
 
 
 def refusals(
-    device: torch.device, dtype: torch.dtype, head_dim: int, q_len: int, options: Iterable[str] = ()
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    q_len: int,
+    options: Iterable[str] = (),
+    *,
+    name: str = "q",
+    head_dims: Sequence[int] | None = None,
 ) -> list[Refusal]:
-    """All that keeps a backend from a call with such a ``q`` and options; empty if nothing does."""
+    """All that keeps a backend from a call with such a ``q`` and options; empty if nothing does.
+
+    For another op than decode, ``name`` is the argument looked at, and ``head_dims`` are what it takes.
+    """
     backend = BACKENDS.get(device.type)
     if backend is None:
-        return [Refusal(NotImplementedError, f"q: device {device}, expected one of {_listed(BACKENDS)}")]
+        return [Refusal(NotImplementedError, f"{name}: device {device}, expected one of {_listed(BACKENDS)}")]
     found = []
     if device.type == "cuda":
-        found += [Refusal(NotImplementedError, reason) for reason in gpu_problems(device)]
+        reasons = [reason.replace("q:", f"{name}:", 1) for reason in gpu_problems(device)]
+        found += [Refusal(NotImplementedError, reason) for reason in reasons]
     if dtype not in backend.dtypes:
         expected = _listed(backend.dtypes)
-        found.append(Refusal(TypeError, f"q: dtype {dtype}, expected one of {expected} on {device.type}"))
+        found.append(
+            Refusal(TypeError, f"{name}: dtype {dtype}, expected one of {expected} on {device.type}")
+        )
     # As a tuple: torch.compile can compare a symbolic head_dim with its elements, not look it up in a range.
-    if head_dim not in tuple(backend.head_dims):
-        expected = _listed(backend.head_dims)
-        message = f"q: head_dim {head_dim}, expected one of {expected} on {device.type}"
+    if head_dim not in tuple(head_dims or backend.head_dims):
+        expected = _listed(head_dims or backend.head_dims)
+        message = f"{name}: head_dim {head_dim}, expected one of {expected} on {device.type}"
         found.append(Refusal(NotImplementedError, message))
     # Two comparisons, so that torch.compile does not make a graph for each q_len.
     if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:

@@ -1,12 +1,12 @@
-// From tensors to DecodeParams: every check that keeps a kernel inside its memory.
+// From tensors to DecodeParams: with checks.h, every check that keeps a kernel inside its memory.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
-#include <ostream>
 
 #include "allocate.h"
+#include "checks.h"
 #include "kernels/params.h"
 
 namespace leanattn {
@@ -37,9 +37,6 @@ struct DecodeArguments {
   ScoreArguments scores;
 };
 
-// `value` as an int32_t; throws std::invalid_argument, naming it, unless it is one and not negative.
-int32_t to_int32(int64_t value, const char* what);
-
 // num_workers of a call, 0 for the backend's default; throws if there can't be as many.
 int32_t checked_workers(int64_t num_workers);
 
@@ -64,9 +61,5 @@ void apply_fixed_splits(DecodeParams& params, int32_t most_teams);
 
 // The memory of a plan for `batch` sequences on `device`; throws unless it can hold one.
 int32_t* checked_plan(const torch::stable::Tensor& plan, int64_t batch, Device device);
-
-bool same_device(Device a, Device b);
-// As in torch: cpu, cuda:0.
-std::ostream& operator<<(std::ostream& stream, Device device);
 
 }  // namespace leanattn

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "allocate.h"
+#include "kernels/append.h"
 #include "kernels/params.h"
 
 namespace leanattn {
@@ -20,6 +21,10 @@ void run_cuda(DecodeParams params, int32_t device, const RunOptions& options);
 // Fill params.plan; of the rest only what the schedule needs has to be there.
 void plan_cpu(DecodeParams params);
 void plan_cuda(DecodeParams params, int32_t device);
+
+// append.h; nothing is left to fill in. On a CPU also throws if a token that is no padding has no place.
+void append_cpu(const AppendParams& params);
+void append_cuda(const AppendParams& params, int32_t device);
 
 // Float32 elements of all partials.
 int64_t workspace_elements(const DecodeParams& params);

@@ -8,6 +8,7 @@
 
 #include "arguments.h"
 #include "backend.h"
+#include "cpu/append_cpu.h"
 #include "cpu/decode_cpu.h"
 #include "cpu/dispatch.h"
 #include "cpu/seen_tokens.h"
@@ -26,12 +27,42 @@ void set_schedule(DecodeParams& params) {
   apply(tile_table::cpu_tiling(tile_table::shape_of(params)), workers, params);
 }
 
+// Elements of K, V and Q that are worth a thread: as many as in torch's own loops.
+constexpr int64_t kElementsOfThread = 32'768;
+
+// Every token of an append call is padding or has a place. Nothing has been written yet.
+void check_places(const AppendParams& p) {
+  using Fate = TokenPlace::Fate;
+  for (int32_t seq = 0; seq < p.batch; ++seq) {
+    for (int32_t token = 0; token < p.new_tokens; ++token) {
+      const TokenPlace place = p.place(seq, token);
+      check_argument(place.fate != Fate::kBeyondCache, "cache_seqlens: ", p.seqlens[seq], " tokens of sequence ", seq,
+                     ", expected at most ", p.max_tokens, ", what its cache holds");
+      check_argument(place.fate != Fate::kBeyondRotary, "cache_seqlens: ", p.seqlens[seq], " tokens of sequence ", seq,
+                     ", expected at most ", p.rotary.max_positions, ", the positions that rotary_cos has");
+      check_argument(place.fate != Fate::kNoPage, "block_table: page ", place.row, " for token ", place.position,
+                     " of sequence ", seq, ", expected 0..", p.page_table.num_pages - 1);
+    }
+  }
+}
+
 }  // namespace
 
 void plan_cpu(DecodeParams params) {
   set_schedule(params);
   check_line_fits(params);
   cpu::make_plan(params);
+}
+
+void append_cpu(const AppendParams& p) {
+  check_places(p);
+  const int64_t elements = int64_t{2 * p.num_kv_heads + p.num_q_heads} * p.head_dim;  // of a token
+  const int64_t grain = std::max<int64_t>(1, kElementsOfThread / elements);
+  torch::stable::parallel_for(0, int64_t{p.batch} * p.new_tokens, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      cpu::append_token(p, static_cast<int32_t>(i / p.new_tokens), static_cast<int32_t>(i % p.new_tokens));
+    }
+  });
 }
 
 void run_cpu(DecodeParams params, const RunOptions& options) {

@@ -80,6 +80,12 @@ void plan_cuda(DecodeParams p, int32_t device) {
   check_cuda(launch_plan(p, current_stream(device)), "launch of the plan kernel");
 }
 
+void append_cuda(const AppendParams& p, int32_t device) {
+  check_argument(p.dtype != DType::kFloat32, "k: dtype Float has no CUDA kernel, expected float16 or bfloat16");
+  const CurrentDevice current(device);
+  check_cuda(launch_append(p, device_limits(device), current_stream(device)), "launch of the append kernel");
+}
+
 void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
   const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim, p.paged());
   check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",

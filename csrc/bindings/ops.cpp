@@ -1,6 +1,7 @@
 // The op schemas and their registration; nothing else. LibTorch stable ABI: one binary for every torch >= 2.10.
 #include <torch/csrc/stable/library.h>
 
+#include "append.h"
 #include "decode.h"
 
 // Of the three ops that users call.
@@ -27,6 +28,10 @@ STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
       "plan_out(Tensor cache_seqlens, Tensor(a!) plan, *, int max_tokens, int num_q_heads, int num_kv_heads, "
       "int head_dim, int q_len=1, int num_workers=0, int page_size=0) -> ()");
+  m.def(
+      "append_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_seqlens, *, "
+      "Tensor? block_table=None, Tensor(c!)? q=None, Tensor? rotary_cos=None, Tensor? rotary_sin=None, "
+      "bool rotary_interleaved=False) -> ()");
   // For tests: a caller's workspace (to poison it), pseudo-random pauses before partials are published and merged, a
   // ring as short as on a GPU with little shared memory, and fixed splits instead of lean cuts.
   m.def(
@@ -44,6 +49,7 @@ void register_ops(torch::stable::detail::StableLibrary& m) {
   m.impl("decode_out", TORCH_BOX(&leanattn::decode_out));
   m.impl("plan", TORCH_BOX(&leanattn::plan));
   m.impl("plan_out", TORCH_BOX(&leanattn::plan_out));
+  m.impl("append_kv", TORCH_BOX(&leanattn::append_kv));
   m.impl("_decode_debug", TORCH_BOX(&leanattn::decode_debug));
 }
 

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "append.h"
 #include "params.h"
 
 namespace leanattn {
@@ -25,6 +26,9 @@ struct DecodeKernel {
 
 // Makes params.plan from params.line().
 cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream);
+
+// Of 16-bit elements; batch, new_tokens and num_kv_heads at least 1.
+cudaError_t launch_append(const AppendParams& params, const DeviceLimits& device, cudaStream_t stream);
 
 // The kernel for a dtype and head dim, of a paged cache or one that is not, or null.
 const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim, bool paged);

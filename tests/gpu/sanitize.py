@@ -1,4 +1,4 @@
-"""Small decode calls for compute-sanitizer, which pytest's own imports would slow down:
+"""Small calls for compute-sanitizer, which pytest's own imports would slow down:
 
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
     compute-sanitizer --tool synccheck python tests/gpu/sanitize.py
@@ -19,6 +19,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from append_cases import check_append, make_append  # noqa: E402
 from decode_cases import Inputs, check_against_reference, plan_of  # noqa: E402
 from paged_cases import make_whole_pages, paged  # noqa: E402
 
@@ -51,6 +52,22 @@ def check_calls(inputs: Inputs, workers: int) -> None:
     check_against_reference(inputs, of_pages)
 
 
+def check_appends(dtype: torch.dtype, heads: tuple[int, int], head_dim: int, q_len: int) -> None:
+    for page_size, rotary_dim, interleaved in product((None, PAGE_SIZE), (0, 32, 64), (False, True)):
+        call = make_append(
+            LENGTHS,
+            q_len,
+            device=torch.device("cuda"),
+            heads=heads,
+            head_dim=head_dim,
+            dtype=dtype,
+            page_size=page_size,
+            rotary_dim=rotary_dim,
+            interleaved=interleaved,
+        )
+        check_append(call)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", default="1/1", help="i/n: the i-th of n parts of the calls")
@@ -70,8 +87,9 @@ def main() -> None:
         )
         for workers in WORKERS:
             check_calls(inputs, workers)
+        check_appends(dtype, (num_q_heads, num_kv_heads), head_dim, q_len)
     torch.cuda.synchronize()
-    calls = 3 * len(WORKERS) * len(cases)
+    calls = (3 * len(WORKERS) + 12) * len(cases)
     print(f"{calls} calls of leanattn {leanattn.__version__} are right")
 
 

@@ -1,4 +1,4 @@
-"""Windows, padding, soft caps, sinks and ALiBi on a GPU: refused until its kernels have them, never dropped."""
+"""Windows, padding, soft caps, sinks and ALiBi on a GPU: refused until its kernels have them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,97 @@
+#include "append_cpu.h"
+
+#include <cstring>
+
+#include "simd_portable.h"
+
+namespace leanattn::cpu {
+namespace {
+
+// What is moved is limited by memory, so one instruction set does for every CPU.
+using Simd = Portable;
+using Vec = Simd::Vec;
+constexpr Simd::Whole kWhole{};
+static_assert(kAppendChunk == 2 * Simd::kLanes);
+
+template <typename T>
+T* element(void* rows, int64_t offset) {
+  return static_cast<T*>(rows) + offset;
+}
+template <typename T>
+const T* element(const void* rows, int64_t offset) {
+  return static_cast<const T*>(rows) + offset;
+}
+
+// A row of cosines and one of sines: [rotary.dim / 2]
+template <typename Factor>
+struct Factors {
+  const Factor *cos, *sin;
+
+  static Factors at(const Rotary& rotary, int64_t position) {
+    return {element<Factor>(rotary.cos, position * rotary.cos_stride),
+            element<Factor>(rotary.sin, position * rotary.sin_stride)};
+  }
+  // Four pairs, from pair `j` on.
+  void rotate(int32_t j, Vec& x, Vec& y) const {
+    const Vec c = Simd::load(cos + j, kWhole), s = Simd::load(sin + j, kWhole), rotated = x * c - y * s;
+    y = y * c + x * s;
+    x = rotated;
+  }
+};
+
+// Rotates the first rotary.dim elements of a row [head_dim]; `to` may be `from`.
+template <typename T, typename Factor>
+void rotate_row(const Rotary& rotary, const Factors<Factor>& factors, const T* from, T* to) {
+  const int32_t pairs = rotary.dim / 2;
+  for (int32_t j = 0; j < pairs; j += Simd::kLanes) {
+    if (rotary.interleaved) {
+      const Vec low = Simd::load(from + 2 * j, kWhole), high = Simd::load(from + 2 * j + Simd::kLanes, kWhole);
+      Vec x = __builtin_shufflevector(low, high, 0, 2, 4, 6), y = __builtin_shufflevector(low, high, 1, 3, 5, 7);
+      factors.rotate(j, x, y);
+      Simd::store(to + 2 * j, __builtin_shufflevector(x, y, 0, 4, 1, 5), kWhole);
+      Simd::store(to + 2 * j + Simd::kLanes, __builtin_shufflevector(x, y, 2, 6, 3, 7), kWhole);
+    } else {
+      Vec x = Simd::load(from + j, kWhole), y = Simd::load(from + pairs + j, kWhole);
+      factors.rotate(j, x, y);
+      Simd::store(to + j, x, kWhole);
+      Simd::store(to + pairs + j, y, kWhole);
+    }
+  }
+}
+
+template <typename T, typename Factor>
+void append(const AppendParams& p, int32_t seq, int32_t token) {
+  const TokenPlace place = p.place(seq, token);
+  if (place.fate != TokenPlace::Fate::kWritten) return;
+  const auto factors = p.rotates() ? Factors<Factor>::at(p.rotary, place.position) : Factors<Factor>{};
+  for (int32_t head = 0; head < p.num_kv_heads; ++head) {
+    const T* k = element<T>(p.k, p.k_strides.offset(seq, {token, head}));        // [head_dim]
+    const T* v = element<T>(p.v, p.v_strides.offset(seq, {token, head}));        // [head_dim]
+    T* cached_k = element<T>(p.k_cache, place.offset(p.k_cache_strides, head));  // [head_dim]
+    T* cached_v = element<T>(p.v_cache, place.offset(p.v_cache_strides, head));  // [head_dim]
+    rotate_row(p.rotary, factors, k, cached_k);
+    std::memcpy(cached_k + p.rotary.dim, k + p.rotary.dim, (p.head_dim - p.rotary.dim) * sizeof(T));
+    std::memcpy(cached_v, v, p.head_dim * sizeof(T));
+  }
+  for (int32_t head = 0; head < p.num_q_heads; ++head) {
+    T* q = element<T>(p.q, p.q_strides.offset(seq, {token, head}));  // [head_dim]
+    rotate_row(p.rotary, factors, q, q);
+  }
+}
+
+template <typename T>
+void append(const AppendParams& p, int32_t seq, int32_t token) {
+  return p.rotary.dtype == DType::kFloat32 ? append<T, float>(p, seq, token) : append<T, T>(p, seq, token);
+}
+
+}  // namespace
+
+void append_token(const AppendParams& p, int32_t seq, int32_t token) {
+  switch (p.dtype) {
+    case DType::kFloat16: return append<Float16>(p, seq, token);
+    case DType::kBFloat16: return append<BFloat16>(p, seq, token);
+    case DType::kFloat32: return append<float>(p, seq, token);
+  }
+}
+
+}  // namespace leanattn::cpu
