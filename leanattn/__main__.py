@@ -1,4 +1,4 @@
-"""python -m leanattn info | demo."""
+"""python -m leanattn info | support | demo."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def main(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     info_parser = commands.add_parser("info", help="what is installed, what works here and what does not")
     info_parser.add_argument("--json", action="store_true", help="print JSON")
+    commands.add_parser("support", help="what decode supports on which device, as a Markdown table")
     # The demo reads its own arguments, --help among them.
     commands.add_parser("demo", help="decode a ragged batch and show who did what", add_help=False)
     arguments, rest = parser.parse_known_args(argv)
@@ -22,6 +23,12 @@ def main(argv: Sequence[str]) -> int:
         return demo.main(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+
+    if arguments.command == "support":
+        from leanattn import support_table
+
+        print(support_table.markdown())
+        return 0
 
     from leanattn import info
 

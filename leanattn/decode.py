@@ -108,7 +108,7 @@ def decode(
     Args:
         q: queries [batch, num_q_heads, head_dim], or [batch, q_len, num_q_heads, head_dim] with q_len 1 to
             16; float16 or bfloat16, on the CPU also float32. head_dim 64 or 128, on the CPU any multiple of 8
-            up to 256. Strides under the rule for those of ``k_cache``.
+            up to 512. Strides under the rule for those of ``k_cache``.
         k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``. num_q_heads must
             be a multiple of num_kv_heads: 1 is MQA, num_q_heads is MHA. Any strides that are multiples of 16
             bytes, 0 included, as long as head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens,

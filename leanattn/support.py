@@ -25,7 +25,7 @@ class Backend:
 BACKENDS = {
     "cpu": Backend(
         (torch.float16, torch.bfloat16, torch.float32),
-        head_dims=range(8, 257, 8),
+        head_dims=range(8, 513, 8),
         options=ScoreOptions._fields,
     ),
     "cuda": Backend((torch.float16, torch.bfloat16), head_dims=(64, 128)),
@@ -56,30 +56,42 @@ def refusals(
 
     For another op than decode, ``name`` is the argument looked at, and ``head_dims`` are what it takes.
     """
-    backend = BACKENDS.get(device.type)
-    if backend is None:
+    if device.type not in BACKENDS:
         return [Refusal(NotImplementedError, f"{name}: device {device}, expected one of {_listed(BACKENDS)}")]
+    problems = gpu_problems(device) if device.type == "cuda" else ()
+    found = [Refusal(NotImplementedError, problem.replace("q:", f"{name}:", 1)) for problem in problems]
+    return found + backend_refusals(device.type, dtype, head_dim, q_len, options, name, head_dims)
+
+
+def backend_refusals(
+    device_type: str,
+    dtype: torch.dtype,
+    head_dim: int,
+    q_len: int,
+    options: Iterable[str] = (),
+    name: str = "q",
+    head_dims: Sequence[int] | None = None,
+) -> list[Refusal]:
+    """The same of a backend alone, whatever machine and build this is."""
+    backend = BACKENDS[device_type]
     found = []
-    if device.type == "cuda":
-        reasons = [reason.replace("q:", f"{name}:", 1) for reason in gpu_problems(device)]
-        found += [Refusal(NotImplementedError, reason) for reason in reasons]
     if dtype not in backend.dtypes:
         expected = _listed(backend.dtypes)
         found.append(
-            Refusal(TypeError, f"{name}: dtype {dtype}, expected one of {expected} on {device.type}")
+            Refusal(TypeError, f"{name}: dtype {dtype}, expected one of {expected} on {device_type}")
         )
     # As a tuple: torch.compile can compare a symbolic head_dim with its elements, not look it up in a range.
     if head_dim not in tuple(head_dims or backend.head_dims):
         expected = _listed(head_dims or backend.head_dims)
-        message = f"{name}: head_dim {head_dim}, expected one of {expected} on {device.type}"
+        message = f"{name}: head_dim {head_dim}, expected one of {expected} on {device_type}"
         found.append(Refusal(NotImplementedError, message))
     # Two comparisons, so that torch.compile does not make a graph for each q_len.
     if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
-        message = f"q: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
+        message = f"{name}: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
         found.append(Refusal(NotImplementedError, message))
     for option in options:
         if option not in backend.options:
-            message = f"{option}: expected the default, {device.type} has no other yet"
+            message = f"{option}: expected the default, {device_type} has no other yet"
             found.append(Refusal(NotImplementedError, message))
     return found
 

@@ -20,8 +20,9 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
                                       const Tensor& cache_seqlens, std::optional<double> softmax_scale, bool causal,
                                       int64_t num_workers, std::optional<int64_t> fresh_tokens,
                                       std::optional<Tensor> plan, std::optional<Tensor> block_table,
-                                      int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
-                                      std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad);
+                                      int64_t window_left, int64_t window_right, double softcap,
+                                      std::optional<Tensor> sinks, std::optional<Tensor> alibi_slopes,
+                                      std::optional<Tensor> cache_leftpad);
 
 void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& cache_seqlens, Tensor out,
                 std::optional<Tensor> lse, std::optional<double> softmax_scale, bool causal, int64_t num_workers,

@@ -5,8 +5,8 @@
 #include "decode.h"
 
 // Of the three ops that users call.
-#define LEANATTN_SCORE_OPTIONS                                                                         \
-  "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, "                   \
+#define LEANATTN_SCORE_OPTIONS                                                       \
+  "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, " \
   "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None"
 
 STABLE_TORCH_LIBRARY(leanattn, m) {

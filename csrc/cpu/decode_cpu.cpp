@@ -16,7 +16,7 @@ namespace {
 
 static_assert(tile_table::kMaxBlockRows <= kMaxRows && tile_table::kCpuTileTokens <= kMaxTileTokens);
 
-// What one worker needs beside the workspace: 73 KiB, on its stack.
+// What one worker needs beside the workspace: 137 KiB, on its stack.
 struct alignas(64) WorkerMemory {
   float q[kMaxRows * kMaxHeadDim];
   float scores[kMaxRows * kMaxTileTokens];

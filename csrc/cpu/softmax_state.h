@@ -29,8 +29,8 @@ typename Simd::Vec exp2(typename Simd::Vec x) {
   return Simd::times_power_of_two(p, n);
 }
 
-// At most 4 ulp off. Near 0, where 1 - 2 / (1 + e^2x) would lose digits, its continued fraction x / (1 + x^2 / (3 + x^2 /
-// (5 + ...))), down to the 9.
+// At most 4 ulp off. Near 0, where 1 - 2 / (1 + e^2x) would lose digits, its continued fraction x / (1 + x^2 / (3 + x^2
+// / (5 + ...))), down to the 9.
 template <class Simd>
 typename Simd::Vec tanh(typename Simd::Vec x) {
   const auto one = Simd::set1(1.0f);

@@ -16,7 +16,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-constexpr int32_t kMaxHeadDim = 256;
+constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kMaxRows = 32;  // query rows of a task, all heads together
 constexpr int32_t kMaxTileTokens = 64;
 

@@ -68,9 +68,9 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
 // them faster together than one after the other. A team of workers does that (cuda_team_size). But where even a team
 // reads a small part of a token's heads, an item has several of them: 2% of the time at 256 bytes a head, 4% at 128
-// (docs/tuning.md), unless that leaves so few items that merging what is cut costs more, some 4 us. So it has in a paged
-// cache, up to 12% of the time, and of sequences of a tile or two, of which to switch items takes longer than to read
-// them.
+// (docs/tuning.md), unless that leaves so few items that merging what is cut costs more, some 4 us. So it has in a
+// paged cache, up to 12% of the time, and of sequences of a tile or two, of which to switch items takes longer than to
+// read them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
   if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows) return 1;

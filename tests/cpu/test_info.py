@@ -47,7 +47,7 @@ def test_text_says_what_works_and_why_the_rest_does_not(capsys: pytest.CaptureFi
     assert main(["info"]) == 0
     text = capsys.readouterr().out
     assert f"leanattn  {leanattn.__version__}" in text
-    assert "  cpu     float16, bfloat16, float32; head_dim 8 to 256 in steps of 8; q_len 1 to 16\n" in text
+    assert "  cpu     float16, bfloat16, float32; head_dim 8 to 512 in steps of 8; q_len 1 to 16\n" in text
     for reason in info.report()["backends"]["cuda"]["reasons"]:
         assert reason in text
 

@@ -30,7 +30,7 @@ class TestPagedEdges(PagedEdgesContract):
 
 @pytest.mark.parametrize("layout", PAGE_LAYOUTS)
 @pytest.mark.parametrize("page_size", [1, 3, 16, 40, 256])
-@pytest.mark.parametrize("head_dim", [8, 64, 136, 256])
+@pytest.mark.parametrize("head_dim", [8, 64, 136, 256, 512])
 def test_float32(head_dim: int, page_size: int, layout: str) -> None:
     lengths = page_borders(page_size)
     inputs = make_whole_pages(lengths, page_size, device=CPU, dtype=torch.float32, head_dim=head_dim)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from decode_cases import make_inputs
 
 import leanattn
-from leanattn import support
+from leanattn import support, support_table
+from leanattn.__main__ import main
 from leanattn._ops import build_info
+from leanattn.score_options import ScoreOptions
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("head_dim", range(4, 280, 4))
+@pytest.mark.parametrize("head_dim", [*range(4, 280, 4), 496, 508, 512, 516, 520, 640])
 def test_cpu_head_dims_are_those_of_the_op(head_dim: int) -> None:
     inputs = make_inputs((5,), device=CPU, head_dim=head_dim)
     ok, _ = leanattn.is_supported("cpu", torch.bfloat16, head_dim)
@@ -31,7 +35,7 @@ def test_reasons() -> None:
     assert not ok
     assert reasons == [
         "q: dtype torch.float64, expected one of float16, bfloat16, float32 on cpu",
-        "q: head_dim 60, expected one of 8, 16, ..., 256 on cpu",
+        "q: head_dim 60, expected one of 8, 16, ..., 512 on cpu",
         "q: q_len 17, expected 1..16",
         "q: group 0, expected 1 or more query heads for a KV head",
     ]
@@ -39,6 +43,26 @@ def test_reasons() -> None:
         False,
         ["q: device xpu, expected one of cpu, cuda"],
     )
+
+
+def test_the_table_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["support"]) == 0
+    table = capsys.readouterr().out
+    assert f"\n\n{table}\n" in (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("option", ScoreOptions._fields)
+def test_the_table_says_what_is_supported(option: str) -> None:
+    row = next(line for line in support_table.markdown().splitlines() if f"`{option}`" in line)
+    _, _, of_cuda, of_cpu, _ = (cell.strip() for cell in row.split("|"))
+    for said, device in ((of_cuda, "cuda"), (of_cpu, "cpu")):
+        _, reasons = leanattn.is_supported(device, torch.bfloat16, 64, options=[option])
+        assert said == ("no" if any(reason.startswith(f"{option}:") for reason in reasons) else "yes")
+
+
+def test_an_option_must_be_known() -> None:
+    with pytest.raises(ValueError, match="options: 'window', expected some of window_size, softcap"):
+        leanattn.is_supported("cpu", torch.bfloat16, 64, options=["window"])
 
 
 def test_cuda_is_refused_where_it_cannot_run() -> None:

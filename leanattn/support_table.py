@@ -1,0 +1,67 @@
+"""What decode supports, as a table: asked of what `is_supported` asks, call by call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import torch
+
+from leanattn.score_options import ScoreOptions
+from leanattn.support import backend_refusals
+
+COLUMNS = {"CUDA": "cuda", "CPU": "cpu"}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Beyond what any backend takes.
+HEAD_DIMS = range(1, 1025)
+Q_LENS = range(1, 129)
+
+
+def markdown() -> str:
+    """A row a property, a column a backend."""
+    rows: list[tuple[str, Callable[[str], str]]] = [
+        ("dtypes of q and the caches", lambda device: _listed(_dtypes(device))),
+        ("head_dim", lambda device: _progression(d for d in HEAD_DIMS if _takes(device, head_dim=d))),
+        (
+            "query tokens a sequence",
+            lambda device: _progression(n for n in Q_LENS if _takes(device, q_len=n)),
+        ),
+        *((f"`{name}`", _option(name)) for name in ScoreOptions._fields),
+    ]
+    lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    for title, cell in rows:
+        lines.append(f"| {title} | {' | '.join(cell(device) for device in COLUMNS.values())} |")
+    return "\n".join(lines)
+
+
+def _takes(
+    device: str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    head_dim: int = 64,
+    q_len: int = 1,
+    options: Iterable[str] = (),
+) -> bool:
+    return not backend_refusals(device, dtype, head_dim, q_len, options)
+
+
+def _dtypes(device: str) -> list[str]:
+    return [str(dtype).removeprefix("torch.") for dtype in DTYPES if _takes(device, dtype=dtype)]
+
+
+def _option(name: str) -> Callable[[str], str]:
+    return lambda device: "yes" if _takes(device, options=[name]) else "no"
+
+
+def _progression(numbers: Iterable[int]) -> str:
+    """`64, 128`, or of many with equal steps `8 to 256 in steps of 8`."""
+    found = list(numbers)
+    steps = {after - before for before, after in pairwise(found)}
+    if len(found) < 4 or len(steps) > 1:
+        return _listed(map(str, found))
+    step = steps.pop()
+    return f"{found[0]} to {found[-1]}" + (f" in steps of {step}" if step > 1 else "")
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(words)
