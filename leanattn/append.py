@@ -63,7 +63,8 @@ def append_kv(
             of each sequence in the order of its tokens. Only entries of pages that are written to are read.
             Two sequences must not write to the same place of a page.
         q: queries of the new tokens, to be rotated in place: ``k`` but for the number of heads, which may be
-            any. No two elements may share memory. None without ``rotary_cos``.
+            any. No two elements may share memory, nor may it share any with ``k``, ``v`` or the caches. None
+            without ``rotary_cos``.
         rotary_cos: [max_positions, rotary_dim / 2], float32 or the dtype of ``k``, strides under the rule
             above: cosines of the angle of each position and pair. rotary_dim is a multiple of 16, so that the
             second half of the pairs, too, begins at a multiple of 16 bytes; at most head_dim. None: nothing

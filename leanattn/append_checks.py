@@ -8,7 +8,7 @@ from torch import Tensor
 from leanattn.checks import check_bool, check_caches, check_device, needs_grad, no_tensor
 from leanattn.support import refusals
 
-# Of a head, 8 elements are moved at once; csrc/bindings/append.cpp says the same.
+# Of a head, 8 elements are moved at once; csrc/kernels/append.h says the same.
 HEAD_DIMS = range(8, 513, 8)
 # Half of the rotated dimensions, where the second elements of pairs begin, is a multiple of 8 as well.
 ROTARY_STEP = 16

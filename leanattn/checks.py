@@ -1,7 +1,7 @@
 """Refuses bad arguments with the right type of error. A message names the argument, what came and what was
 expected.
 
-The ops check all that keeps a kernel inside its memory themselves (csrc/bindings/arguments.cpp), strides and
+The ops check all that keeps a kernel inside its memory themselves (csrc/bindings/checks.cpp), strides and
 alignment included, but C++ can only raise a ValueError, and a fake tensor never gets there. So these checks
 run when an op has refused a call, and on fake tensors; a call that is right does not pay for them.
 """
@@ -107,7 +107,7 @@ def check_call(
     options.check(q.shape[0], q.shape[-2], q.device)
     check_can_run(q, options)
     check_plan_serves(plan, options)
-    check_grad(q, k_cache, v_cache, out)
+    check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes)
     check_scale(softmax_scale)
     check_causal(causal)
     check_promise(fresh_tokens)
@@ -121,12 +121,20 @@ def check_can_run(q: Tensor, options: ScoreOptions) -> None:
         raise found[0].error(found[0].message)
 
 
-def check_grad(q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor | None) -> None:
+def check_grad(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    out: Tensor | None,
+    sinks: Tensor | None,
+    alibi_slopes: Tensor | None,
+) -> None:
     """The only check that every call needs: an op would drop the gradient in silence."""
     if torch.is_grad_enabled():
-        for tensor in (q, k_cache, v_cache, out):
+        for tensor in (q, k_cache, v_cache, out, sinks, alibi_slopes):
             if getattr(tensor, "requires_grad", False):  # what is no tensor is refused by the op
-                raise needs_grad("decode", q=q, k_cache=k_cache, v_cache=v_cache, out=out)
+                learnt = {"sinks": sinks, "alibi_slopes": alibi_slopes}
+                raise needs_grad("decode", q=q, k_cache=k_cache, v_cache=v_cache, out=out, **learnt)
 
 
 def q_len_of(q: Tensor) -> int:
@@ -179,10 +187,11 @@ def check_block_table(block_table: Tensor, batch: int, device: torch.device, lik
 
 
 def check_plan_serves(plan: Tensor | None, options: ScoreOptions) -> None:
-    """A plan is made of lengths alone, and a window or a padding leaves fewer tokens."""
-    for name in ("window_size", "cache_leftpad"):
-        if plan is not None and name in options.used():
-            raise NotImplementedError(f"plan: a tensor, expected None in a call with {name}")
+    """A plan is made of lengths alone, and a window of the past or a padding leaves fewer tokens."""
+    if plan is not None and options.window_size[0] >= 0:
+        raise NotImplementedError("plan: a tensor, expected None in a call with a left bound in window_size")
+    if plan is not None and options.cache_leftpad is not None:
+        raise NotImplementedError("plan: a tensor, expected None in a call with cache_leftpad")
 
 
 def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") -> None:

@@ -34,7 +34,7 @@ def decode(
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
     window_size: tuple[int, int] = NO_WINDOW,
-    softcap: float = 0.0,
+    softcap: float = 0,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
@@ -57,7 +57,7 @@ def decode(
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
     window_size: tuple[int, int] = NO_WINDOW,
-    softcap: float = 0.0,
+    softcap: float = 0,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
@@ -79,7 +79,7 @@ def decode(
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
     window_size: tuple[int, int] = NO_WINDOW,
-    softcap: float = 0.0,
+    softcap: float = 0,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
@@ -149,8 +149,9 @@ def decode(
             the host, gives a wrong result for its own sequence, and never an access outside the caches. Like
             ``cache_seqlens``, it is not covered by ``fresh_tokens``: what may still run must not write it.
         window_size: ``(left, right)``, a sliding window: the query of the token at position p sees the tokens
-            from p - left to p + right; -1 is no bound. With ``causal``, right counts as 0. What no query sees
-            is not read, and may be anything.
+            from p - left to p + right; -1 is no bound. With ``causal``, right counts as 0. What is ahead of
+            the windows of all queries is not read, and may be anything; NaN or an infinity that only some
+            query tokens of a sequence see may reach the output of the others.
         softcap: scores become ``softcap * tanh(score / softcap)``, after ``softmax_scale`` (Gemma 2, arXiv
             2408.00118); 0 leaves them.
         sinks: [num_q_heads] float32, contiguous: for each query head a score of a token without a value,
@@ -164,8 +165,8 @@ def decode(
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
         [batch, num_q_heads], or [batch, num_q_heads, q_len] for a ``q`` of four dimensions. A query that sees
-        no token gives out 0 and lse -inf: any of a sequence of length 0, and with ``causal`` the first
-        ``q_len - n`` of a sequence of n.
+        no token gives out 0 and lse -inf, or with ``sinks`` its sink: any of a sequence of length 0, and with
+        ``causal`` the first ``q_len - n`` of a sequence of n.
 
     Raises:
         TypeError: a dtype, or something that is no tensor, number or bool.
@@ -173,8 +174,8 @@ def decode(
             large; ``fresh_tokens`` negative; a ``plan`` for another batch size; a window or ``softcap`` out
             of range; 2^31 tokens or more.
         NotImplementedError: a head_dim, q_len, device or option that is not supported (see
-            :func:`leanattn.is_supported`), a ``plan`` together with ``window_size`` or ``cache_leftpad``, or
-            a tensor that requires grad while grad mode is on.
+            :func:`leanattn.is_supported`), a ``plan`` together with a left bound in ``window_size`` or with
+            ``cache_leftpad``, or a tensor that requires grad while grad mode is on.
 
         The message names the argument, what came and what was expected.
 
@@ -193,7 +194,7 @@ def decode(
     if torch.compiler.is_compiling():
         check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, options)
     else:
-        check_grad(q, k_cache, v_cache, out)
+        check_grad(q, k_cache, v_cache, out, sinks, alibi_slopes)
     try:
         no_tensors = sinks is None and alibi_slopes is None and cache_leftpad is None
         as_they_are = no_tensors and softcap == 0.0 and window_size == NO_WINDOW  # the scores

@@ -15,7 +15,7 @@ class ScoreOptions(NamedTuple):
     """Arguments of :func:`leanattn.decode`, which says what they mean."""
 
     window_size: tuple[int, int] = NO_WINDOW
-    softcap: float = 0.0
+    softcap: float = 0  # an int: of a float torch.compile would make a symbol, and compile twice
     sinks: Tensor | None = None
     alibi_slopes: Tensor | None = None
     cache_leftpad: Tensor | None = None

@@ -193,9 +193,10 @@ def in_copy(memory: Tensor, like: Tensor) -> Tensor:
 def check_append(call: Append) -> None:
     """Runs it. Every row with a place is right, and nothing else in any memory has changed."""
     tensors = [t for t in (*call.tensors(), *call.options().values()) if isinstance(t, Tensor)]
-    before = {t.untyped_storage().data_ptr(): memory_of(t).clone() for t in tensors}
+    storages = {t.untyped_storage().data_ptr(): memory_of(t) for t in tensors}
+    before = {storage: memory.clone() for storage, memory in storages.items()}
     call.run()
-    after = {t.untyped_storage().data_ptr(): memory_of(t).clone() for t in tensors}
+    after = {storage: memory.clone() for storage, memory in storages.items()}
 
     def now(tensor: Tensor) -> Tensor:
         return in_copy(after[tensor.untyped_storage().data_ptr()], tensor)

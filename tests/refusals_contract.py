@@ -63,8 +63,8 @@ def overlapping(t: Tensor) -> Tensor:
     return t.as_strided(t.shape, (t.stride(0), 8, 1))
 
 
-def five_times_as_deep(t: Tensor) -> Tensor:
-    return torch.cat([t] * 5, dim=-1)
+def ten_times_as_deep(t: Tensor) -> Tensor:
+    return torch.cat([t] * 10, dim=-1)
 
 
 def query_tokens(count: int) -> Callable[[Tensor], Tensor]:
@@ -113,7 +113,7 @@ REFUSED: list[tuple[str, Change, type[Exception], str]] = [
     ("q heads", replaced("q", lambda t: t[:, :7]), ValueError, "q: 7 heads, expected a multiple of the 2 KV"),
     ("no q heads", replaced("q", lambda t: t[:, :0]), ValueError, "q: 0 heads, expected"),
     ("head_dim 12", in_all(lambda t: t[..., :12]), NotImplementedError, "q: head_dim 12, expected one of"),
-    ("head_dim 320", in_all(five_times_as_deep), NotImplementedError, "q: head_dim 320, expected one of"),
+    ("head_dim 640", in_all(ten_times_as_deep), NotImplementedError, "q: head_dim 640, expected one of"),
     (
         "q tokens",
         replaced("q", lambda t: odd_stride(query_tokens(3)(t))),
@@ -189,7 +189,7 @@ BAD_FOR_OPS: list[tuple[str, Change, str]] = [
     ("dtype of all", in_all(Tensor.double), "q: .*dtype"),
     ("k_cache dtype", replaced("k_cache", Tensor.half), "k_cache: dtype Half, expected BFloat16"),
     ("lengths dtype", replaced("cache_seqlens", Tensor.long), "cache_seqlens: dtype Long, expected Int"),
-    ("head_dim 320", in_all(five_times_as_deep), "q: .*head_dim"),
+    ("head_dim 640", in_all(ten_times_as_deep), "q: .*head_dim"),
     (
         "2^31 - 1 tokens",
         in_caches(expanded_to(2**31 - 1)),

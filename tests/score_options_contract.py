@@ -148,10 +148,14 @@ class ScoreOptionsContract:
         plan = leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens)
         inputs.options = {"softcap": 20.0, "sinks": torch.ones(8, device=device)}
         check_against_reference(inputs, *decode(inputs, plan=plan))
+        inputs.causal, inputs.options = False, {"window_size": (-1, 2)}
+        check_against_reference(inputs, *decode(inputs, plan=plan))
+        compiled = torch.compile(decode, fullgraph=True, backend="aot_eager")
+        assert all(map(torch.equal, compiled(inputs, plan=plan), decode(inputs, plan=plan)))
         pads = torch.zeros(len(RAGGED), dtype=torch.int32, device=device)
         for options in ({"window_size": (5, -1)}, {"cache_leftpad": pads}):
             inputs.options = options
-            with pytest.raises(NotImplementedError, match=f"plan: .* with {next(iter(options))}"):
+            with pytest.raises(NotImplementedError, match=f"plan: .* with .*{next(iter(options))}"):
                 decode(inputs, plan=plan)
 
     @pytest.mark.parametrize(
@@ -164,6 +168,13 @@ class ScoreOptionsContract:
             ({"softcap": "1"}, TypeError, "softcap: str, expected float"),
             ({"softcap": -1.0}, ValueError, "softcap: -1.0, expected a finite number"),
             ({"softcap": torch.inf}, ValueError, "softcap: inf"),
+            ({"softcap": 1e-50}, ValueError, "softcap: .* neither 0 nor infinite, got 1e-50"),
+            ({"sinks": torch.zeros(8, requires_grad=True)}, NotImplementedError, "sinks: requires grad"),
+            (
+                {"alibi_slopes": torch.zeros(8, requires_grad=True)},
+                NotImplementedError,
+                "alibi_slopes: requires grad",
+            ),
             ({"sinks": [1.0] * 8}, TypeError, "sinks: list, expected torch.Tensor"),
             ({"sinks": torch.zeros(8, dtype=torch.float64)}, TypeError, "sinks: dtype torch.float64"),
             ({"sinks": torch.zeros(7)}, ValueError, r"sinks: shape \[7\], expected \[8\]"),

@@ -23,10 +23,6 @@ struct Views {
   int64_t num_kv_heads() const { return k.size(k.dim() - 2); }
 };
 
-std::optional<TensorView> view_of(const std::optional<Tensor>& tensor) {
-  return leanattn::view_of(tensor ? &*tensor : nullptr);
-}
-
 // [batch(, new_tokens), any number of heads, head_dim], as k but for the heads.
 bool fits_k(const TensorView& t, const TensorView& k) {
   bool fits = t.dim() == k.dim();
@@ -146,10 +142,10 @@ void append_kv(const Tensor& k, const Tensor& v, Tensor k_cache, Tensor v_cache,
   const Views views{
       TensorView::of(k),
       TensorView::of(v),
-      {TensorView::of(k_cache), TensorView::of(v_cache), TensorView::of(cache_seqlens), view_of(block_table)},
-      view_of(q),
-      view_of(rotary_cos),
-      view_of(rotary_sin)};
+      {TensorView::of(k_cache), TensorView::of(v_cache), TensorView::of(cache_seqlens), view_of(or_null(block_table))},
+      view_of(or_null(q)),
+      view_of(or_null(rotary_cos)),
+      view_of(or_null(rotary_sin))};
   const AppendParams params = checked_params(views, rotary_interleaved);
   if (params.batch == 0) return;
 #ifdef LEANATTN_WITH_CUDA

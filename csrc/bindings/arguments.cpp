@@ -13,8 +13,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-constexpr double kLog2E = 1.4426950408889634;
-
 struct Views {
   TensorView q, out;
   std::optional<TensorView> lse;

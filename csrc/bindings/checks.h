@@ -10,6 +10,8 @@
 
 namespace leanattn {
 
+constexpr double kLog2E = 1.4426950408889634;  // scores are kept in log2 units
+
 bool same_device(Device a, Device b);
 // As in torch: cpu, cuda:0.
 std::ostream& operator<<(std::ostream& stream, Device device);
@@ -17,6 +19,9 @@ std::ostream& operator<<(std::ostream& stream, Device device);
 // `value` as an int32_t; throws unless it is one and not negative.
 int32_t to_int32(int64_t value, const char* what);
 
+inline const torch::stable::Tensor* or_null(const std::optional<torch::stable::Tensor>& tensor) {
+  return tensor ? &*tensor : nullptr;
+}
 std::optional<TensorView> view_of(const torch::stable::Tensor* tensor);
 
 // A shape in a message: a call that passes the checks never pays for the text.

@@ -7,6 +7,7 @@
 #include "allocate.h"
 #include "arguments.h"
 #include "backend.h"
+#include "checks.h"
 #include "errors.h"
 #include "kernels/tile_table.h"
 
@@ -21,8 +22,6 @@ void run(const DecodeArguments& args, const RunOptions& options) {
 #endif
   run_cpu(params, options);
 }
-
-const Tensor* or_null(const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; }
 
 int32_t checked_stages(int64_t max_stages) {
   check_argument(max_stages == 0 || max_stages >= 2, "max_stages: expected 0, or 2 and more, got ", max_stages);

@@ -4,7 +4,7 @@
 #include "append.h"
 #include "decode.h"
 
-// Of the three ops that users call.
+// Of the three ops that decode.
 #define LEANATTN_SCORE_OPTIONS                                                       \
   "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, " \
   "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None"

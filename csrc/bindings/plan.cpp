@@ -18,6 +18,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
                  toString(lengths.dtype));
   check_argument(num_kv_heads > 0 && num_q_heads > 0 && num_q_heads % num_kv_heads == 0, "num_q_heads: ", num_q_heads,
                  ", expected a multiple of num_kv_heads, ", num_kv_heads, ", one at least");
+  check_argument(head_dim > 0, "head_dim: ", head_dim, ", expected 1 or more");
   const int32_t workers = checked_workers(num_workers);
   DecodeParams p{};
   p.seqlens = static_cast<const int32_t*>(lengths.data);
@@ -27,8 +28,8 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.max_tokens = to_int32(max_tokens, "max_tokens");
   p.head_dim = to_int32(head_dim, "head_dim");
   p.workers = workers;
-  p.page_table.page_size =
-      to_int32(page_size, "page_size");  // all that the tiling asks of pages is whether there are any
+  // All that the tiling asks of pages is whether there are any.
+  p.page_table.page_size = to_int32(page_size, "page_size");
   set_query_rows(p, q_len, num_q_heads / num_kv_heads);
 #ifdef LEANATTN_WITH_CUDA
   if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(p, lengths.device.index);

@@ -169,6 +169,7 @@ std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const st
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
+  check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
   const tile_table::Shape shape{batch, max_tokens, num_kv_heads, rows, head_dim, paged};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "arguments.h"
+#include "checks.h"
 #include "errors.h"
 #include "tensor_view.h"
 
@@ -36,13 +37,14 @@ const T* checked_data(const torch::stable::Tensor* tensor, ScalarType dtype, int
 }  // namespace
 
 ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& p, Device device) {
-  constexpr double kLog2E = 1.4426950408889634;
   ScoreOptions options;
   options.window_left = checked_window(args.window_left, "window_left");
   options.window_right = checked_window(args.window_right, "window_right");
   options.softcap_log2 = static_cast<float>(args.softcap * kLog2E);
-  check_argument(args.softcap >= 0 && std::isfinite(options.softcap_log2),
-                 "softcap: expected a finite number, 0 (none) or more, got ", args.softcap);
+  const bool is_none = args.softcap == 0;  // and so is nothing that is not 0, however small in float32
+  check_argument(args.softcap >= 0 && std::isfinite(options.softcap_log2) && is_none == (options.softcap_log2 == 0),
+                 "softcap: expected 0 (none) or a positive number that in float32 is neither 0 nor infinite, got ",
+                 args.softcap);
   const int64_t heads = int64_t{p.num_kv_heads} * p.group;
   options.sinks = checked_data<float>(args.sinks, ScalarType::Float, p.batch, heads, false, device, "sinks");
   options.alibi_slopes =

@@ -20,7 +20,7 @@ class SeenTokens {
     for (int32_t seq = 0; seq < p.batch; ++seq) {
       const int32_t tokens = line.tokens(seq);
       const int32_t pad = p.scores.leftpad != nullptr ? std::clamp(p.scores.leftpad[seq], 0, tokens) : 0;
-      // The first query token sees the least of the past.
+      // The window of the first query token reaches back furthest.
       const int64_t in_window = p.scores.window_left < 0 ? tokens : int64_t{p.scores.window_left} + p.q_len;
       lengths_[seq] = static_cast<int32_t>(std::min<int64_t>(tokens - pad, in_window));
       first_[seq] = tokens - lengths_[seq];

@@ -92,7 +92,8 @@ struct DecodeParams {
   int32_t batch;
   int32_t num_kv_heads;
   int32_t q_len;
-  int32_t causal_tokens;  // the last ones, which not all query tokens see: q_len - 1, or 0 without a causal mask
+  int32_t causal_tokens;  // the last ones, which not all query tokens see: q_len - 1 with a causal mask, fewer with
+                          // scores.window_right instead, or 0
   int32_t group;          // query heads per KV head
   int32_t rows;           // query rows of a KV head, which share a read of K and V: q_len x group, in this order
   int32_t block_rows;     // query rows of a KV head in an item, ceil(rows / row_blocks)

@@ -68,9 +68,9 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
 // them faster together than one after the other. A team of workers does that (cuda_team_size). But where even a team
 // reads a small part of a token's heads, an item has several of them: 2% of the time at 256 bytes a head, 4% at 128
-// (docs/tuning.md), unless that leaves so few items that merging what is cut costs more, some 4 us. So it has in a
-// paged cache, up to 12% of the time, and of sequences of a tile or two, of which to switch items takes longer than to
-// read them.
+// (docs/tuning.md), unless that leaves so few items that merging what is cut costs more, some 4 us. Up to
+// kHeadsForATeam heads a team does better, but not in a paged cache, where items of one head cost up to 12%, nor for
+// many sequences of two tiles at most, of which to switch items takes longer than to read them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
   if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows) return 1;
@@ -93,8 +93,9 @@ constexpr int32_t kMaxTeam = 16;
 constexpr int32_t kTeamBytes = 2048;
 constexpr int32_t kMaxTeams = 65535;  // the second dimension of a grid
 constexpr int32_t cuda_most_in_team(int32_t heads, int32_t head_dim) {
-  const int32_t fit = kTeamBytes / (heads * head_dim * 2);
-  return heads == 1 || fit > kMaxTeam ? kMaxTeam : fit;
+  if (heads == 1) return kMaxTeam;
+  const int64_t bytes = int64_t{2} * heads * head_dim, fit = kTeamBytes / (bytes > 0 ? bytes : 1);
+  return fit > kMaxTeam ? kMaxTeam : static_cast<int32_t>(fit);
 }
 constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers, int32_t most) {
   for (int32_t size = most; size > 1; --size) {

@@ -215,6 +215,7 @@ def test_a_worker_out_of_range_is_refused() -> None:
         (lambda: Shares(5, 8).size(8), r"worker: expected 0\.\.7, got 8"),
         (lambda: tiling_of("cpu", rows=0), r"rows: expected 1\.\.2147483615, got 0"),
         (lambda: tiling_of("cuda", rows=2**31 - 1), "rows: .*got 2147483647"),
+        (lambda: tiling_of("cuda", head_dim=0), r"head_dim: expected 1\.\.2147483647, got 0"),
         (lambda: schedule.partial_slots(2**30), "workers: .*got 1073741824"),
     ],
 )
@@ -317,6 +318,7 @@ def test_most_caches_are_cut_alike_paged_or_not(changes: dict[str, int], batch: 
         ({"batch": 66, "num_kv_heads": 32}, 2),
         ({"batch": 66, "num_kv_heads": 32, "head_dim": 64}, 4),
         ({"batch": 66, "num_kv_heads": 32, "workers": 128}, 2),
+        ({"batch": 66, "num_kv_heads": 32, "head_dim": 2**29}, 1),
     ],
 )
 def test_workers_of_a_team(changes: dict[str, int], size: int) -> None:
