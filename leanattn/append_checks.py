@@ -83,11 +83,11 @@ def check_append_grad(
 ) -> None:
     """Every call needs this check: the op would drop the gradient in silence."""
     if torch.is_grad_enabled():
-        tensors: dict[str, Tensor | None] = {"k": k, "v": v, "k_cache": k_cache, "v_cache": v_cache}
-        tensors |= {"q": q, "rotary_cos": rotary_cos, "rotary_sin": rotary_sin}
-        for tensor in tensors.values():
+        for tensor in (k, v, k_cache, v_cache, q, rotary_cos, rotary_sin):
             if getattr(tensor, "requires_grad", False):  # what is no tensor is refused by the op
-                raise needs_grad("append_kv", **tensors)
+                caches = {"k_cache": k_cache, "v_cache": v_cache}
+                factors = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin}
+                raise needs_grad("append_kv", k=k, v=v, **caches, q=q, **factors)
 
 
 def _check_like_k(name: str, tensor: Tensor, k: Tensor) -> None:
