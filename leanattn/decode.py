@@ -188,11 +188,14 @@ def decode(
     ``cache_seqlens`` and ``block_table`` before a replay.
     """
     arguments = (q, k_cache, v_cache, cache_seqlens)
-    options = ScoreOptions(window_size, softcap, sinks, alibi_slopes, cache_leftpad)
+    # Made a ScoreOptions where one is needed, which few calls do.
+    options = (window_size, softcap, sinks, alibi_slopes, cache_leftpad)
     # The ops check all that they need themselves, faster; the checks here know the right type of each error.
     # A call that is being compiled has no memory to look at yet, so it gets the checks first.
     if torch.compiler.is_compiling():
-        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, options)
+        check_call(
+            *arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, ScoreOptions(*options)
+        )
     else:
         check_grad(q, k_cache, v_cache, out, sinks, alibi_slopes)
     try:
@@ -203,7 +206,7 @@ def decode(
             plain: Tensor = _decode(*arguments, fresh_tokens=fresh_tokens, plan=plan, block_table=block_table)
             return plain
         check_causal(causal)
-        changes = {} if as_they_are else options.as_op_arguments()
+        changes = {} if as_they_are else ScoreOptions(*options).as_op_arguments()
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
@@ -232,6 +235,8 @@ def decode(
             **changes,
         )
     except Exception:
-        check_call(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, options)
+        check_call(
+            *arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, ScoreOptions(*options)
+        )
         raise
     return out if lse is None else (out, lse)
