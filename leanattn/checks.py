@@ -8,6 +8,9 @@ run when an op has refused a call, and on fake tensors; a call that is right doe
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,9 +45,9 @@ def check_fit(
         expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
         raise ValueError(f"q: {num_q_heads} heads, expected {expected}, one at least")
     if out is not None:
-        _check_output("out", out, q.dtype, q.device, shape)
+        check_tensor("out", out, q.dtype, q.device, [shape])
     if lse is not None:
-        _check_output("lse", lse, torch.float32, q.device, lse_shape(q))
+        check_tensor("lse", lse, torch.float32, q.device, [lse_shape(q)])
 
 
 def check_caches(
@@ -104,7 +107,7 @@ def check_call(
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
     check_fit(q, k_cache, v_cache, cache_seqlens, out, block_table=block_table)
-    options.check(q.shape[0], q.shape[-2], q.device)
+    check_options(options, q)
     check_can_run(q, options)
     check_plan_serves(plan, options)
     check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes)
@@ -186,6 +189,33 @@ def check_block_table(block_table: Tensor, batch: int, device: torch.device, lik
         )
 
 
+def check_options(options: ScoreOptions, q: Tensor) -> None:
+    """Types, dtypes, devices and shapes. Works on fake tensors too."""
+    _check_window(options.window_size)
+    if not isinstance(options.softcap, (float, int)):
+        raise TypeError(f"softcap: {type(options.softcap).__name__}, expected float")
+    if not 0 <= options.softcap < math.inf:  # math.isfinite is not for torch.compile
+        raise ValueError(f"softcap: {options.softcap}, expected a finite number, 0 (none) or more")
+    batch, num_q_heads, device = q.shape[0], q.shape[-2], q.device
+    if options.sinks is not None:
+        check_tensor("sinks", options.sinks, torch.float32, device, [(num_q_heads,)])
+    if options.alibi_slopes is not None:
+        shapes = [(num_q_heads,), (batch, num_q_heads)]
+        check_tensor("alibi_slopes", options.alibi_slopes, torch.float32, device, shapes)
+    if options.cache_leftpad is not None:
+        check_tensor("cache_leftpad", options.cache_leftpad, torch.int32, device, [(batch,)])
+
+
+def _check_window(window_size: object) -> None:
+    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
+        raise TypeError(f"window_size: {window_size!r}, expected (left, right)")
+    for tokens in window_size:
+        if not isinstance(tokens, int):
+            raise TypeError(f"window_size: {type(tokens).__name__}, expected two of int")
+        if tokens < -1:
+            raise ValueError(f"window_size: {tokens}, expected -1 (no bound) or more")
+
+
 def check_plan_serves(plan: Tensor | None, options: ScoreOptions) -> None:
     """A plan is made of lengths alone, and a window of the past or a padding leaves fewer tokens."""
     if plan is not None and options.window_size[0] >= 0:
@@ -239,13 +269,19 @@ def needs_grad(call: str, **arguments: Tensor | None) -> NotImplementedError:
     return NotImplementedError(f"{name}: requires grad, expected a tensor that does not: {remedy}")
 
 
-def _check_output(
-    name: str, output: Tensor, dtype: torch.dtype, device: torch.device, shape: torch.Size | tuple[int, ...]
+def check_tensor(
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+    shapes: Sequence[tuple[int, ...]],
 ) -> None:
-    if not isinstance(output, Tensor):
-        raise no_tensor(**{name: output})
-    if output.dtype != dtype:
-        raise TypeError(f"{name}: dtype {output.dtype}, expected {dtype}")
-    check_device(name, output, "q", device)
-    if output.shape != shape:
-        raise ValueError(f"{name}: shape {list(output.shape)}, expected {list(shape)}")
+    """One that must have the device of q, and one of some shapes."""
+    if not isinstance(tensor, Tensor):
+        raise no_tensor(**{name: tensor})
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name}: dtype {tensor.dtype}, expected {dtype}")
+    check_device(name, tensor, "q", device)
+    if tensor.shape not in shapes:
+        expected = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(f"{name}: shape {list(tensor.shape)}, expected {expected}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leanattn.checks import check_device, no_tensor
+
 NO_PAGE = -1
 
 
@@ -49,13 +51,12 @@ def _check(indptr: Tensor, indices: Tensor, last_page_len: Tensor, page_size: in
     tensors = {"indptr": indptr, "indices": indices, "last_page_len": last_page_len}
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: {type(tensor).__name__}, expected torch.Tensor")
+            raise no_tensor(**{name: tensor})
         if tensor.dtype != torch.int32:
             raise TypeError(f"{name}: dtype {tensor.dtype}, expected torch.int32")
         if tensor.dim() != 1:
             raise ValueError(f"{name}: {tensor.dim()} dimensions, expected 1")
-        if tensor.device != indptr.device:
-            raise ValueError(f"{name}: device {tensor.device}, expected that of indptr, {indptr.device}")
+        check_device(name, tensor, "indptr", indptr.device)
     if indptr.shape[0] != last_page_len.shape[0] + 1:
         expected = f"[{last_page_len.shape[0] + 1}], one more than last_page_len"
         raise ValueError(f"indptr: shape {list(indptr.shape)}, expected {expected}")

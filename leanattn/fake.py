@@ -9,12 +9,12 @@ from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (a fake can only be given to an op that is there)
 from leanattn.append_checks import check_append_fit
-from leanattn.checks import check_fit, check_plan, lse_shape
+from leanattn.checks import check_fit, check_options, check_plan, lse_shape
 from leanattn.score_options import ScoreOptions
 
 
 def _check_options(q: Tensor, *options: Any) -> None:
-    ScoreOptions(*options).check(q.shape[0], q.shape[-2], q.device)
+    check_options(ScoreOptions(*options), q)
 
 
 @torch.library.register_fake("leanattn::decode")  # type: ignore[untyped-decorator]

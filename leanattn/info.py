@@ -134,8 +134,8 @@ def as_text() -> str:
         lines += [f"          not used: {problem}" for problem in gpu["problems"]]
     lines += ["", "Works here:"]
     lines += [
-        f"  {name:8}{', '.join(backend['dtypes'])}; head_dim {_listed(BACKENDS[name].head_dims)}; "
-        f"q_len {_listed(BACKENDS[name].q_lens)}"
+        f"  {name:8}{', '.join(backend['dtypes'])}; head_dim {listed(BACKENDS[name].head_dims)}; "
+        f"q_len {listed(BACKENDS[name].q_lens)}"
         for name, backend in facts["backends"].items()
         if backend["works"]
     ]
@@ -145,7 +145,8 @@ def as_text() -> str:
     return "\n".join(lines)
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
+    """``64 and 128``, or of a range ``8 to 256 in steps of 8``."""
     if isinstance(numbers, range):
         steps = f" in steps of {numbers.step}" if numbers.step > 1 else ""
         return f"{numbers[0]} to {numbers[-1]}{steps}"

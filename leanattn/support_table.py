@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 
+from leanattn.info import listed
 from leanattn.score_options import ScoreOptions
 from leanattn.support import backend_refusals
 
@@ -20,11 +21,11 @@ Q_LENS = range(1, 129)
 def markdown() -> str:
     """A row a property, a column a backend."""
     rows: list[tuple[str, Callable[[str], str]]] = [
-        ("dtypes of q and the caches", lambda device: _listed(_dtypes(device))),
-        ("head_dim", lambda device: _progression(d for d in HEAD_DIMS if _takes(device, head_dim=d))),
+        ("dtypes of q and the caches", lambda device: ", ".join(_dtypes(device))),
+        ("head_dim", lambda device: _numbers(d for d in HEAD_DIMS if _takes(device, head_dim=d))),
         (
             "query tokens a sequence",
-            lambda device: _progression(n for n in Q_LENS if _takes(device, q_len=n)),
+            lambda device: _numbers(n for n in Q_LENS if _takes(device, q_len=n)),
         ),
         *((f"`{name}`", _option(name)) for name in ScoreOptions._fields),
     ]
@@ -53,15 +54,8 @@ def _option(name: str) -> Callable[[str], str]:
     return lambda device: "yes" if _takes(device, options=[name]) else "no"
 
 
-def _progression(numbers: Iterable[int]) -> str:
-    """`64, 128`, or of many with equal steps `8 to 256 in steps of 8`."""
-    found = list(numbers)
+def _numbers(candidates: Iterable[int]) -> str:
+    found = list(candidates)
     steps = {after - before for before, after in pairwise(found)}
-    if len(found) < 4 or len(steps) > 1:
-        return _listed(map(str, found))
-    step = steps.pop()
-    return f"{found[0]} to {found[-1]}" + (f" in steps of {step}" if step > 1 else "")
-
-
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(words)
+    equal = len(found) > 3 and len(steps) == 1
+    return listed(range(found[0], found[-1] + 1, steps.pop()) if equal else found)

@@ -169,8 +169,8 @@ def check_error(
         )
 
 
-def plan_of(inputs: Inputs, workers: int = 0, page_size: int = 0) -> Tensor:
-    """By the op: leanattn.plan knows no number of workers. ``page_size`` 0: of a cache without pages."""
+def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
+    """By the op: leanattn.plan knows no number of workers."""
     made: Tensor = torch.ops.leanattn.plan(
         inputs.cache_seqlens,
         max_tokens=inputs.k_cache.shape[1],
@@ -179,6 +179,5 @@ def plan_of(inputs: Inputs, workers: int = 0, page_size: int = 0) -> Tensor:
         head_dim=inputs.q.shape[-1],
         q_len=q_len_of(inputs.q),
         num_workers=workers,
-        page_size=page_size,
     )
     return made

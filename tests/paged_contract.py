@@ -114,6 +114,16 @@ class PagedContract:
             got = decode(pages, workers, block_table=table, plan=plan, **promise)
             assert all(map(torch.equal, got, expected))
 
+    def test_a_plan_knows_of_pages(self, device: torch.device) -> None:
+        """Of eight KV heads a GPU makes other items in pages, so a plan without the table would not serve."""
+        inputs = make_whole_pages(page_borders(16) * 6, 16, device=device, heads=(32, 8))
+        pages, table = paged(inputs, 16)
+        q, k, v, lengths = pages.tensors()
+        plan = leanattn.plan(q, k, lengths, block_table=table)
+        wrong = torch.full_like(lengths, -1)  # nobody reads them any more
+        got = leanattn.decode(q, k, v, wrong, block_table=table, plan=plan, return_lse=True)
+        check_against_reference(inputs, *got)
+
     def test_the_documented_plan(self, device: torch.device) -> None:
         inputs = make_whole_pages(page_borders(16, 9), 16, device=device, q_len=9)
         pages, table = paged(inputs, 16)

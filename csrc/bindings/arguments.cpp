@@ -123,7 +123,7 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.page_table = a.cache.page_table();
   p.head_dim = to_int32(head_dim, "q: head_dim");
   set_query_rows(p, q_len_of(a.q), a.q.size(a.q.dim() - 2) / a.cache.k.size(2));
-  p.scores = checked_score_options(args.scores, p, a.q.device);
+  p.scores = checked_score_options(args.scores, p, a.anchor());
   const int32_t right = args.causal ? 0 : p.scores.window_right;
   p.causal_tokens = right < 0 ? 0 : std::max(0, p.q_len - 1 - right);
   p.workers = workers;

@@ -46,8 +46,8 @@ int32_t checked_workers(int64_t num_workers);
 DecodeParams checked_params(const DecodeArguments& args);
 
 // What of the arguments changes scores or what is seen, for params that hold all else; throws std::invalid_argument,
-// naming the argument. `device`: of q.
-ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& params, Device device);
+// naming the argument.
+ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& params, const Anchor& q);
 
 // Sets q_len, group and rows; throws if there can't be as many.
 void set_query_rows(DecodeParams& params, int64_t q_len, int64_t group);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "allocate.h"
 #include "arguments.h"
@@ -55,20 +56,9 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
               int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
               std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad) {
   Tensor out = empty_out(q);
-  run({q,
-       k_cache,
-       v_cache,
-       cache_seqlens,
-       out,
-       nullptr,
-       softmax_scale,
-       causal,
-       num_workers,
-       fresh_tokens,
-       or_null(plan),
-       or_null(block_table),
-       {window_left, window_right, softcap, or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)}},
-      {});
+  decode_out(q, k_cache, v_cache, cache_seqlens, out, std::nullopt, softmax_scale, causal, num_workers, fresh_tokens,
+             std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
+             std::move(alibi_slopes), std::move(cache_leftpad));
   return out;
 }
 
@@ -81,20 +71,9 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
                                       std::optional<Tensor> cache_leftpad) {
   Tensor out = empty_out(q);
   Tensor lse = empty_lse(q);
-  run({q,
-       k_cache,
-       v_cache,
-       cache_seqlens,
-       out,
-       &lse,
-       softmax_scale,
-       causal,
-       num_workers,
-       fresh_tokens,
-       or_null(plan),
-       or_null(block_table),
-       {window_left, window_right, softcap, or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)}},
-      {});
+  decode_out(q, k_cache, v_cache, cache_seqlens, out, lse, softmax_scale, causal, num_workers, fresh_tokens,
+             std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
+             std::move(alibi_slopes), std::move(cache_leftpad));
   return {out, lse};
 }
 
@@ -103,19 +82,10 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
                 std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                 int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
                 std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad) {
-  run({q,
-       k_cache,
-       v_cache,
-       cache_seqlens,
-       out,
-       or_null(lse),
-       softmax_scale,
-       causal,
-       num_workers,
-       fresh_tokens,
-       or_null(plan),
-       or_null(block_table),
-       {window_left, window_right, softcap, or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)}},
+  const ScoreArguments scores{window_left,    window_right,          softcap,
+                              or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)};
+  run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
+       or_null(plan), or_null(block_table), scores},
       {});
 }
 
@@ -124,19 +94,8 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                   int64_t fixed_splits) {
-  run({q,
-       k_cache,
-       v_cache,
-       cache_seqlens,
-       out,
-       or_null(lse),
-       softmax_scale,
-       causal,
-       num_workers,
-       fresh_tokens,
-       or_null(plan),
-       or_null(block_table),
-       {}},
+  run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
+       or_null(plan), or_null(block_table), ScoreArguments{}},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

@@ -4,9 +4,7 @@
 #include <limits>
 
 #include "arguments.h"
-#include "checks.h"
 #include "errors.h"
-#include "tensor_view.h"
 
 namespace leanattn {
 namespace {
@@ -21,11 +19,11 @@ int32_t checked_window(int64_t tokens, const char* name) {
 // The data of [size] or, if may_have_batch, [batch, size].
 template <typename T>
 const T* checked_data(const torch::stable::Tensor* tensor, ScalarType dtype, int64_t batch, int64_t size,
-                      bool may_have_batch, Device device, const char* name) {
+                      bool may_have_batch, const Anchor& q, const char* name) {
   if (tensor == nullptr) return nullptr;
   const TensorView t = TensorView::of(*tensor);
-  check_argument(t.dtype == dtype, name, ": dtype ", toString(t.dtype), ", expected ", toString(dtype));
-  check_argument(same_device(t.device, device), name, ": device ", t.device, ", expected the device of q, ", device);
+  check_dtype(t, dtype, name);
+  check_device_of(q, t, name);
   const bool of_batch = may_have_batch && t.dim() == 2 && t.size(0) == batch && t.size(1) == size;
   check_argument(of_batch || (t.dim() == 1 && t.size(0) == size), name, ": expected [", size, "]",
                  may_have_batch ? " or [batch, num_q_heads]" : "", ", got ", t.dim(), " dimensions, ", t.numel(),
@@ -36,7 +34,7 @@ const T* checked_data(const torch::stable::Tensor* tensor, ScalarType dtype, int
 
 }  // namespace
 
-ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& p, Device device) {
+ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& p, const Anchor& q) {
   ScoreOptions options;
   options.window_left = checked_window(args.window_left, "window_left");
   options.window_right = checked_window(args.window_right, "window_right");
@@ -46,12 +44,12 @@ ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParam
                  "softcap: expected 0 (none) or a positive number that in float32 is neither 0 nor infinite, got ",
                  args.softcap);
   const int64_t heads = int64_t{p.num_kv_heads} * p.group;
-  options.sinks = checked_data<float>(args.sinks, ScalarType::Float, p.batch, heads, false, device, "sinks");
+  options.sinks = checked_data<float>(args.sinks, ScalarType::Float, p.batch, heads, false, q, "sinks");
   options.alibi_slopes =
-      checked_data<float>(args.alibi_slopes, ScalarType::Float, p.batch, heads, true, device, "alibi_slopes");
+      checked_data<float>(args.alibi_slopes, ScalarType::Float, p.batch, heads, true, q, "alibi_slopes");
   options.alibi_batch_stride = args.alibi_slopes != nullptr && args.alibi_slopes->dim() == 2 ? heads : 0;
   options.leftpad =
-      checked_data<int32_t>(args.cache_leftpad, ScalarType::Int, p.batch, p.batch, false, device, "cache_leftpad");
+      checked_data<int32_t>(args.cache_leftpad, ScalarType::Int, p.batch, p.batch, false, q, "cache_leftpad");
   check_argument(!options.hides_tokens() || p.plan == nullptr,
                  "plan: expected None in a call with a window or cache_leftpad");
   return options;

@@ -94,7 +94,7 @@ constexpr int32_t kTeamBytes = 2048;
 constexpr int32_t kMaxTeams = 65535;  // the second dimension of a grid
 constexpr int32_t cuda_most_in_team(int32_t heads, int32_t head_dim) {
   if (heads == 1) return kMaxTeam;
-  const int64_t bytes = int64_t{2} * heads * head_dim, fit = kTeamBytes / (bytes > 0 ? bytes : 1);
+  const int64_t fit = kTeamBytes / (int64_t{2} * heads * head_dim);
   return fit > kMaxTeam ? kMaxTeam : static_cast<int32_t>(fit);
 }
 constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers, int32_t most) {
