@@ -19,11 +19,13 @@ class Case:
     v: list[Tensor]  # as k
 
     @staticmethod
-    def random(shape: Shape, dtype: torch.dtype, device: str) -> "Case":
-        """Normally distributed Q, K and V, NaN beyond the lengths. The copies of the cache differ."""
+    def random(shape: Shape, dtype: torch.dtype, device: str, copies: int | None = None) -> "Case":
+        """Normally distributed Q, K and V, NaN beyond the lengths. The copies of the cache differ; without a
+        number there are as many as keep them out of the GPU's cache.
+        """
         heads = shape.heads
         cache = (shape.batch, shape.max_tokens, heads.kv, heads.dim)
-        copies = copies_for(shape.kv_bytes(dtype.itemsize))
+        copies = copies or copies_for(shape.kv_bytes(dtype.itemsize))
         case = Case(
             shape,
             torch.randn(shape.q_shape, dtype=dtype, device=device),

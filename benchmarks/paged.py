@@ -5,26 +5,20 @@ caches, a CUDA graph, medians; a plan is made beforehand. FlashAttention-3, wher
 same pages.
 """
 
-import argparse
-import json
 import sys
-from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import method
 from benchmarks.case import Case
-from benchmarks.decode import commit_here
-from benchmarks.environment import environment
 from benchmarks.measure import ShapeBench, Wrong
 from benchmarks.ours import bind_leanattn
 from benchmarks.packages import Missing, import_first
-from benchmarks.shapes import SHAPES, Shape
-from benchmarks.tables import microseconds, number, table
+from benchmarks.shape_command import Record, ShapeCommand
+from benchmarks.shapes import Shape
+from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call
 
 PAGE_SIZES = (1, 8, 16, 64, 256)
@@ -32,8 +26,6 @@ SHAPE_NAMES = (
     *("llama8b B1 1k", "llama8b B1 16k", "llama8b B8 8k", "llama8b B32 4k", "llama8b B128 1k"),
     *("70b/tp8 B16 8k", "mha32 B1 64k", "mha32 d64 B4 16k", "llama8b short B256", "llama8b lognormal B32"),
 )
-
-Record = dict[str, Any]  # of a shape
 
 
 def paged(cache: Tensor, page_size: int, order: Tensor) -> Tensor:
@@ -97,52 +89,18 @@ def measure(shape: Shape) -> Record:
     }
 
 
-def render(document: Record, markdown: bool) -> str:
+def row(shape: Record) -> list[str]:
+    contiguous, pages = shape["contiguous"], [shape["pages"][str(size)] for size in PAGE_SIZES]
+    ratios = (number(p["leanattn"] and p["leanattn"] / contiguous, 3) for p in pages)
+    fa3 = (microseconds(p.get("fa3")) for p in pages)
+    return [shape["name"], microseconds(contiguous), *ratios, *fa3]
+
+
+def command() -> ShapeCommand:
     names = [f"{what} page {size}" for what in ("x", "fa3 us,") for size in PAGE_SIZES]
-    rows = []
-    for shape in document["shapes"]:
-        contiguous, pages = shape["contiguous"], [shape["pages"][str(size)] for size in PAGE_SIZES]
-        ratios = (number(p["leanattn"] and p["leanattn"] / contiguous, 3) for p in pages)
-        rows.append(
-            (shape["name"], microseconds(contiguous), *ratios, *(microseconds(p.get("fa3")) for p in pages))
-        )
-    env = document["environment"]
-    head = f"{env['gpu']}; torch {env['torch']}; commit {document['commit'][:7]}; {document['date']}"
-    lines = table(("shape", "contiguous us", *names), rows, ("shape",), markdown)
-    return "\n".join([head, "Made by: python -m benchmarks.paged", "", *lines])
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paged", description=__doc__)
-    parser.add_argument("--shape", nargs="+", choices=SHAPE_NAMES, default=SHAPE_NAMES, metavar="NAME")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
-    parser.add_argument("--commit", help="the commit that is measured, if git can't tell here")
-    parser.add_argument(
-        "--render", type=Path, metavar="PATH", help="only the table of such a file, as Markdown"
-    )
-    return parser
-
-
-def main() -> None:
-    args = parser().parse_args()
-    if args.render is not None:
-        print(render(json.loads(args.render.read_text()), markdown=True))
-        return
-    torch.manual_seed(0)
-    document: Record = {
-        "commit": args.commit or commit_here(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "environment": environment(),
-        "shapes": [],
-    }
-    for shape in SHAPES:
-        if shape.name in args.shape:
-            document["shapes"].append(measure(shape))
-            torch.cuda.empty_cache()
-            if args.json is not None:
-                args.json.write_text(json.dumps(document, indent=1) + "\n")
-    print(render(document, markdown=False))
+    columns = ("shape", "contiguous us", *names)
+    return ShapeCommand("benchmarks.paged", __doc__ or "", SHAPE_NAMES, columns, measure, row)
 
 
 if __name__ == "__main__":
-    main()
+    command().run()

@@ -25,6 +25,8 @@ def append_kv(
     rotary_cos: Tensor | None = None,
     rotary_sin: Tensor | None = None,
     rotary_interleaved: bool = False,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     """Writes the keys and values of new tokens into a KV cache, contiguous or paged, in one kernel launch.
 
@@ -52,9 +54,10 @@ def append_kv(
             bytes, 0 included, as long as head_dim is contiguous; so a part of a fused projection is passed as
             it is.
         v: new values, like ``k``.
-        k_cache: written in place: [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``k``,
-            strides under the same rule, but no two elements may share memory. With a ``block_table``: pages
-            [num_pages, page_size, num_kv_heads, head_dim] of any page_size.
+        k_cache: written in place: [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``k``, or
+            of dtype float8_e4m3fn or float8_e5m2 (see ``k_scale``), strides under the same rule, but no two
+            elements may share memory. With a ``block_table``: pages [num_pages, page_size, num_kv_heads,
+            head_dim] of any page_size.
         v_cache: like ``k_cache``.
         cache_seqlens: [batch] int32, contiguous, on the device of ``k``: tokens of each sequence, the new
             ones included. Of a sequence shorter than ``new_tokens`` only the last tokens have a position, and
@@ -72,6 +75,10 @@ def append_kv(
         rotary_sin: sines, like ``rotary_cos``.
         rotary_interleaved: which elements are pair ``j``: ``(j, j + rotary_dim / 2)`` if False, as in
             GPT-NeoX and Llama; ``(2j, 2j + 1)`` if True, as in GPT-J.
+        k_scale: [1] or [num_kv_heads] float32, contiguous, only for a float8 cache: keys are divided by this
+            before they are rounded, so that :func:`leanattn.decode` with the same ``k_scale`` reads them as
+            they were; 1 if None.
+        v_scale: the same of ``v_cache``.
 
     Raises:
         TypeError: a dtype, or something that is no tensor or bool.
@@ -88,7 +95,8 @@ def append_kv(
     is skipped. Neither K nor V of it is written, anywhere, and its ``q`` stays as it is, not rotated.
 
     Numerics: ``v``, and what of ``k`` is not rotated, is copied bit by bit. Rotation is in float32, and
-    rounded once.
+    rounded once. Into a float8 cache go these
+    numbers divided by the scale, rounded to the nearest, and to the largest finite one what is larger.
 
     Overlap on a GPU: the kernel waits for the one ahead of it in the stream, but lets the next one start at
     once. A call of :func:`leanattn.decode` directly behind, with ``fresh_tokens=new_tokens``, reads the older
@@ -102,9 +110,11 @@ def append_kv(
     check_bool("rotary_interleaved", rotary_interleaved)
     # As in decode: the op checks all that it needs, and the checks here know the right type of each error.
     if torch.compiler.is_compiling():
-        check_append_call(*arguments, block_table, q, rotary_cos, rotary_sin, rotary_interleaved)
+        check_append_call(
+            *arguments, block_table, q, rotary_cos, rotary_sin, rotary_interleaved, k_scale, v_scale
+        )
     else:
-        check_append_grad(k, v, k_cache, v_cache, q, rotary_cos, rotary_sin)
+        check_append_grad(k, v, k_cache, v_cache, q, rotary_cos, rotary_sin, k_scale, v_scale)
     try:
         _append_kv(
             *arguments,
@@ -113,7 +123,11 @@ def append_kv(
             rotary_cos=rotary_cos,
             rotary_sin=rotary_sin,
             rotary_interleaved=rotary_interleaved,
+            k_scale=k_scale,
+            v_scale=v_scale,
         )
     except Exception:
-        check_append_call(*arguments, block_table, q, rotary_cos, rotary_sin, rotary_interleaved)
+        check_append_call(
+            *arguments, block_table, q, rotary_cos, rotary_sin, rotary_interleaved, k_scale, v_scale
+        )
         raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leanattn.checks import check_bool, check_caches, check_device, needs_grad, no_tensor
-from leanattn.support import refusals
+from leanattn.checks import check_bool, check_caches, check_device, check_scales, needs_grad, no_tensor
+from leanattn.support import FLOAT8, refusals
 
 # Of a head, 8 elements are moved at once; csrc/kernels/append.h says the same.
 HEAD_DIMS = range(8, 513, 8)
@@ -40,7 +40,7 @@ def check_append_fit(
     _check_like_k("v", v, k)
     if v.shape != shape:
         raise ValueError(f"v: shape {list(v.shape)}, expected the shape of k, {list(shape)}")
-    check_caches("k", k, k_cache, v_cache, cache_seqlens, block_table)
+    check_caches("k", k, k_cache, v_cache, cache_seqlens, block_table, FLOAT8)
     if k_cache.shape[2] != shape[-2]:
         raise ValueError(f"k_cache: {k_cache.shape[2]} KV heads, expected the {shape[-2]} of k")
     if q is not None:
@@ -62,13 +62,16 @@ def check_append_call(
     rotary_cos: Tensor | None,
     rotary_sin: Tensor | None,
     rotary_interleaved: bool,
+    k_scale: Tensor | None,
+    v_scale: Tensor | None,
 ) -> None:
     """All that can be wrong with a call of append_kv, but for strides, alignment, lengths and pages."""
     check_append_fit(k, v, k_cache, v_cache, cache_seqlens, block_table, q, rotary_cos, rotary_sin)
+    check_scales(k_cache, k_scale, v_scale, "k")
     found = refusals(k.device, k.dtype, k.shape[-1], 1, name="k", head_dims=HEAD_DIMS)
     if found:
         raise found[0].error(found[0].message)
-    check_append_grad(k, v, k_cache, v_cache, q, rotary_cos, rotary_sin)
+    check_append_grad(k, v, k_cache, v_cache, q, rotary_cos, rotary_sin, k_scale, v_scale)
     check_bool("rotary_interleaved", rotary_interleaved)
 
 
@@ -80,13 +83,16 @@ def check_append_grad(
     q: Tensor | None,
     rotary_cos: Tensor | None,
     rotary_sin: Tensor | None,
+    k_scale: Tensor | None,
+    v_scale: Tensor | None,
 ) -> None:
     """Every call needs this check: the op would drop the gradient in silence."""
     if torch.is_grad_enabled():
-        for tensor in (k, v, k_cache, v_cache, q, rotary_cos, rotary_sin):
+        for tensor in (k, v, k_cache, v_cache, q, rotary_cos, rotary_sin, k_scale, v_scale):
             if getattr(tensor, "requires_grad", False):  # what is no tensor is refused by the op
                 caches = {"k_cache": k_cache, "v_cache": v_cache}
                 factors = {"rotary_cos": rotary_cos, "rotary_sin": rotary_sin}
+                factors |= {"k_scale": k_scale, "v_scale": v_scale}
                 raise needs_grad("append_kv", k=k, v=v, **caches, q=q, **factors)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leanattn.score_options import ScoreOptions
-from leanattn.support import refusals
+from leanattn.support import FLOAT8, refusals
 
 
 def check_fit(
@@ -39,7 +39,7 @@ def check_fit(
     if len(shape) not in (3, 4):
         expected = "[batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]"
         raise ValueError(f"q: shape {list(shape)}, expected {expected}")
-    check_caches("q", q, k_cache, v_cache, cache_seqlens, block_table)
+    check_caches("q", q, k_cache, v_cache, cache_seqlens, block_table, FLOAT8)
     num_q_heads, num_kv_heads = shape[-2], k_cache.shape[2]
     if num_q_heads == 0 or num_kv_heads == 0 or num_q_heads % num_kv_heads != 0:
         expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
@@ -57,14 +57,21 @@ def check_caches(
     v_cache: Tensor,
     cache_seqlens: Tensor,
     block_table: Tensor | None,
+    more_dtypes: tuple[torch.dtype, ...] = (),
 ) -> None:
-    """Do the caches fit ``like``, which is argument ``name``, [batch, ..., head_dim]?"""
+    """Do the caches fit ``like``, which is argument ``name``, [batch, ..., head_dim]? Their dtype is that of
+    ``like``, or one of ``more_dtypes``.
+    """
     dtype, device, cache_shape = like.dtype, like.device, k_cache.shape
     batch, head_dim = like.shape[0], like.shape[-1]
-    if k_cache.dtype != dtype:
-        raise TypeError(f"k_cache: dtype {k_cache.dtype}, expected the dtype of {name}, {dtype}")
-    if v_cache.dtype != dtype:
-        raise TypeError(f"v_cache: dtype {v_cache.dtype}, expected the dtype of {name}, {dtype}")
+    if k_cache.dtype != dtype and k_cache.dtype not in more_dtypes:
+        or_others = "".join(f" or {other}" for other in more_dtypes)
+        raise TypeError(f"k_cache: dtype {k_cache.dtype}, expected the dtype of {name}, {dtype}{or_others}")
+    if v_cache.dtype != k_cache.dtype:
+        expected = (
+            f"the dtype of {name}, {dtype}" if k_cache.dtype == dtype else f"that of k_cache, {k_cache.dtype}"
+        )
+        raise TypeError(f"v_cache: dtype {v_cache.dtype}, expected {expected}")
     if cache_seqlens.dtype != torch.int32:
         raise TypeError(f"cache_seqlens: dtype {cache_seqlens.dtype}, expected torch.int32")
 
@@ -104,22 +111,25 @@ def check_call(
     plan: Tensor | None,
     block_table: Tensor | None,
     options: ScoreOptions,
+    k_scale: Tensor | None,
+    v_scale: Tensor | None,
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
     check_fit(q, k_cache, v_cache, cache_seqlens, out, block_table=block_table)
     check_options(options, q)
-    check_can_run(q, options)
+    check_scales(k_cache, k_scale, v_scale)
+    check_can_run(q, k_cache.dtype, options)
     check_plan_serves(plan, options)
-    check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes)
+    check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes, k_scale, v_scale)
     check_scale(softmax_scale)
     check_causal(causal)
     check_promise(fresh_tokens)
     check_plan(plan, q.device)
 
 
-def check_can_run(q: Tensor, options: ScoreOptions) -> None:
+def check_can_run(q: Tensor, cache_dtype: torch.dtype, options: ScoreOptions) -> None:
     """Can the backend do such a call? Only for tensors that fit each other."""
-    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q), options.used())
+    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q), options.used(), cache_dtype=cache_dtype)
     if found:
         raise found[0].error(found[0].message)
 
@@ -131,12 +141,15 @@ def check_grad(
     out: Tensor | None,
     sinks: Tensor | None,
     alibi_slopes: Tensor | None,
+    k_scale: Tensor | None,
+    v_scale: Tensor | None,
 ) -> None:
     """The only check that every call needs: an op would drop the gradient in silence."""
     if torch.is_grad_enabled():
-        for tensor in (q, k_cache, v_cache, out, sinks, alibi_slopes):
+        for tensor in (q, k_cache, v_cache, out, sinks, alibi_slopes, k_scale, v_scale):
             if getattr(tensor, "requires_grad", False):  # what is no tensor is refused by the op
                 learnt = {"sinks": sinks, "alibi_slopes": alibi_slopes}
+                learnt |= {"k_scale": k_scale, "v_scale": v_scale}
                 raise needs_grad("decode", q=q, k_cache=k_cache, v_cache=v_cache, out=out, **learnt)
 
 
@@ -191,7 +204,7 @@ def check_block_table(block_table: Tensor, batch: int, device: torch.device, lik
 
 def check_options(options: ScoreOptions, q: Tensor) -> None:
     """Types, dtypes, devices and shapes. Works on fake tensors too."""
-    _check_window(options.window_size)
+    check_window(options.window_size)
     if not isinstance(options.softcap, (float, int)):
         raise TypeError(f"softcap: {type(options.softcap).__name__}, expected float")
     if not 0 <= options.softcap < math.inf:  # math.isfinite is not for torch.compile
@@ -206,7 +219,17 @@ def check_options(options: ScoreOptions, q: Tensor) -> None:
         check_tensor("cache_leftpad", options.cache_leftpad, torch.int32, device, [(batch,)])
 
 
-def _check_window(window_size: object) -> None:
+def check_scales(k_cache: Tensor, k_scale: Tensor | None, v_scale: Tensor | None, like: str = "q") -> None:
+    """Factors of a float8 cache."""
+    for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
+        if scale is None:
+            continue
+        if k_cache.dtype not in FLOAT8:
+            raise ValueError(f"{name}: a tensor, expected None for a cache of {k_cache.dtype}")
+        check_tensor(name, scale, torch.float32, k_cache.device, [(1,), (k_cache.shape[2],)], like)
+
+
+def check_window(window_size: object) -> None:
     if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
         raise TypeError(f"window_size: {window_size!r}, expected (left, right)")
     for tokens in window_size:
@@ -217,9 +240,7 @@ def _check_window(window_size: object) -> None:
 
 
 def check_plan_serves(plan: Tensor | None, options: ScoreOptions) -> None:
-    """A plan is made of lengths alone, and a window of the past or a padding leaves fewer tokens."""
-    if plan is not None and options.window_size[0] >= 0:
-        raise NotImplementedError("plan: a tensor, expected None in a call with a left bound in window_size")
+    """A plan is made of lengths alone, and a padding leaves fewer tokens."""
     if plan is not None and options.cache_leftpad is not None:
         raise NotImplementedError("plan: a tensor, expected None in a call with cache_leftpad")
 
@@ -275,13 +296,14 @@ def check_tensor(
     dtype: torch.dtype,
     device: torch.device,
     shapes: Sequence[tuple[int, ...]],
+    like: str = "q",
 ) -> None:
-    """One that must have the device of q, and one of some shapes."""
+    """One that must have the device of ``like``, and one of some shapes."""
     if not isinstance(tensor, Tensor):
         raise no_tensor(**{name: tensor})
     if tensor.dtype != dtype:
         raise TypeError(f"{name}: dtype {tensor.dtype}, expected {dtype}")
-    check_device(name, tensor, "q", device)
+    check_device(name, tensor, like, device)
     if tensor.shape not in shapes:
         expected = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"{name}: shape {list(tensor.shape)}, expected {expected}")

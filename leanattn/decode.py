@@ -38,6 +38,8 @@ def decode(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor: ...
 
 
@@ -61,6 +63,8 @@ def decode(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -83,6 +87,8 @@ def decode(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one or several new tokens per sequence against a KV cache of ragged lengths.
 
@@ -107,13 +113,14 @@ def decode(
 
     Args:
         q: queries [batch, num_q_heads, head_dim], or [batch, q_len, num_q_heads, head_dim] with q_len 1 to
-            16; float16 or bfloat16, on the CPU also float32. head_dim 64 or 128, on the CPU any multiple of 8
-            up to 512. Strides under the rule for those of ``k_cache``.
-        k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``. num_q_heads must
-            be a multiple of num_kv_heads: 1 is MQA, num_q_heads is MHA. Any strides that are multiples of 16
-            bytes, 0 included, as long as head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens,
-            head_dim] is passed as ``cache.transpose(1, 2)``, uncopied. With a ``block_table``: pages
-            [num_pages, page_size, num_kv_heads, head_dim] of any page_size, under the same rule for strides.
+            16; float16 or bfloat16, on the CPU also float32. head_dim a multiple of 8, with a float8
+            cache of 16, up to 256, on the CPU up to 512. Strides under the rule for those of ``k_cache``.
+        k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``, or of dtype
+            float8_e4m3fn or float8_e5m2 (see ``k_scale``). num_q_heads must be a multiple of num_kv_heads: 1
+            is MQA, num_q_heads is MHA. Any strides that are multiples of 16 bytes, 0 included, as long as
+            head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens, head_dim] is passed as
+            ``cache.transpose(1, 2)``, uncopied. With a ``block_table``: pages [num_pages, page_size,
+            num_kv_heads, head_dim] of any page_size, under the same rule for strides.
         v_cache: values, like ``k_cache``.
         cache_seqlens: [batch] int32, contiguous, on the device of ``q``: tokens of each sequence that the
             call reads, from the start of its cache, the newest included: all ``q_len`` that the queries are
@@ -138,10 +145,10 @@ def decode(
             torch.compile, what is ahead is the compiler's choice.) All other tokens are read at once; ``q``
             and the n tokens are waited for. A broken promise about tokens gives wrong results of this call;
             one about lengths or plan is undefined: memory errors, a hang, wrong results later.
-        plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``q_len`` and
-            ``sm_margin`` (on a CPU: number of threads) included. The call then follows the lengths in the
-            plan; its result is the same up to rounding, since the plan may cut elsewhere. A plan of other
-            shapes is not used, and the call is as without one.
+        plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``q_len``,
+            window, options and ``sm_margin`` (on a CPU: number of threads) included. The call then follows
+            the lengths in the plan; its result is the same up to rounding, since the plan may cut elsewhere.
+            A plan of other shapes is not used, and the call is as without one.
         block_table: [batch, max_pages] int32 on the device of ``q``, its last dimension contiguous: the pages
             of each sequence in the order of its tokens (PagedAttention, arXiv 2309.06180). max_tokens is then
             max_pages * page_size. What it holds beyond a sequence's last page does not matter. A page may
@@ -160,7 +167,13 @@ def decode(
         alibi_slopes: [num_q_heads] or [batch, num_q_heads] float32, contiguous: ``slope * abs(p - t)`` is
             subtracted from the score of the query at position p and the token t (ALiBi, arXiv 2108.12409).
         cache_leftpad: [batch] int32, contiguous: the tokens of each sequence ahead of this one are not seen,
-            and not read. Counts as 0 if it is less, and as the sequence's length if it is more.
+            and not read. Counts as 0 if it is less, and as the sequence's length if it is more. Like
+            ``cache_seqlens``, it is not covered by ``fresh_tokens``.
+        k_scale: [1] or [num_kv_heads] float32, contiguous, only for a float8 cache: the keys are ``k_cache``
+            times this; 1 if None. Keys and values are widened in registers: what the cache holds is what
+            memory has to move. Where a GPU runs code that was built for less than compute capability 8.9
+            (all but 9.0, in a default build), NaN in a float8_e4m3fn cache counts as 480.
+        v_scale: the same of ``v_cache``.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
@@ -174,14 +187,15 @@ def decode(
             large; ``fresh_tokens`` negative; a ``plan`` for another batch size; a window or ``softcap`` out
             of range; 2^31 tokens or more.
         NotImplementedError: a head_dim, q_len, device or option that is not supported (see
-            :func:`leanattn.is_supported`), a ``plan`` together with a left bound in ``window_size`` or with
-            ``cache_leftpad``, or a tensor that requires grad while grad mode is on.
+            :func:`leanattn.is_supported`), a ``plan`` together with ``cache_leftpad``, or a
+            tensor that requires grad while grad mode is on.
 
         The message names the argument, what came and what was expected.
 
     Numerics: scores, softmax and both sums are float32, whatever the dtype; for the tensor cores of a GPU,
-    the weights ``p`` are rounded to the dtype of ``v_cache``. The same inputs on the same device give the
-    same bits in every call with the same ``sm_margin`` (on a CPU: and the same number of threads).
+    the weights ``p`` are rounded to the dtype of ``v_cache``, with a float8 cache to float16. The same inputs
+    on the same device give the same bits in every call with the same ``sm_margin`` (on a CPU: and the same
+    number of threads).
 
     CUDA graphs: lengths are read on the device and never on the host, so nothing synchronises, and a graph
     captured at any lengths and pages computes the right result at all others that are written into
@@ -194,19 +208,23 @@ def decode(
     # A call that is being compiled has no memory to look at yet, so it gets the checks first.
     if torch.compiler.is_compiling():
         check_call(
-            *arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, ScoreOptions(*options)
+            *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
+            *(ScoreOptions(*options), k_scale, v_scale),
         )
     else:
-        check_grad(q, k_cache, v_cache, out, sinks, alibi_slopes)
+        check_grad(q, k_cache, v_cache, out, sinks, alibi_slopes, k_scale, v_scale)
     try:
         no_tensors = sinks is None and alibi_slopes is None and cache_leftpad is None
         as_they_are = no_tensors and softcap == 0.0 and window_size == NO_WINDOW  # the scores
-        usual = causal is True and softmax_scale is None and as_they_are
+        no_scales = k_scale is None and v_scale is None
+        usual = causal is True and softmax_scale is None and as_they_are and no_scales
         if usual and out is None and not return_lse and sm_margin == 0:
             plain: Tensor = _decode(*arguments, fresh_tokens=fresh_tokens, plan=plan, block_table=block_table)
             return plain
         check_causal(causal)
         changes = {} if as_they_are else ScoreOptions(*options).as_op_arguments()
+        if not no_scales:
+            changes |= {"k_scale": k_scale, "v_scale": v_scale}
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
@@ -236,7 +254,8 @@ def decode(
         )
     except Exception:
         check_call(
-            *arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table, ScoreOptions(*options)
+            *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
+            *(ScoreOptions(*options), k_scale, v_scale),
         )
         raise
     return out if lse is None else (out, lse)

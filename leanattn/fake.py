@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (a fake can only be given to an op that is there)
 from leanattn.append_checks import check_append_fit
-from leanattn.checks import check_fit, check_options, check_plan, lse_shape
+from leanattn.checks import check_fit, check_options, check_plan, check_scales, lse_shape
 from leanattn.score_options import ScoreOptions
 
 
@@ -36,9 +36,12 @@ def _(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor:
     check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
+    check_scales(k_cache, k_scale, v_scale)
     _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
     return q.new_empty(q.shape)
 
@@ -62,9 +65,12 @@ def _(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
+    check_scales(k_cache, k_scale, v_scale)
     _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
     return q.new_empty(q.shape), q.new_empty(lse_shape(q), dtype=torch.float32)
 
@@ -90,9 +96,12 @@ def _(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
+    check_scales(k_cache, k_scale, v_scale)
     _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
 
 
@@ -131,6 +140,9 @@ def _(
     q_len: int = 1,
     num_workers: int = 0,
     page_size: int = 0,
+    window_left: int = -1,
+    score_options: bool = False,
+    itemsize: int = 2,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
     from leanattn.schedule import plan_elements
@@ -151,6 +163,9 @@ def _(
     q_len: int = 1,
     num_workers: int = 0,
     page_size: int = 0,
+    window_left: int = -1,
+    score_options: bool = False,
+    itemsize: int = 2,
 ) -> None:
     return None
 
@@ -168,5 +183,8 @@ def _(
     rotary_cos: Tensor | None = None,
     rotary_sin: Tensor | None = None,
     rotary_interleaved: bool = False,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     check_append_fit(k, v, k_cache, v_cache, cache_seqlens, block_table, q, rotary_cos, rotary_sin)
+    check_scales(k_cache, k_scale, v_scale, "k")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_plan_arguments, max_tokens_of, q_len_of
+from leanattn.checks import check_causal, check_plan_arguments, check_window, max_tokens_of, q_len_of
+from leanattn.score_options import NO_WINDOW
 
 if TYPE_CHECKING:
     from leanattn.schedule import Schedule
@@ -51,6 +52,11 @@ def plan(
     out: Tensor | None = None,
     sm_margin: int = 0,
     block_table: Tensor | None = None,
+    causal: bool = True,
+    window_size: tuple[int, int] = NO_WINDOW,
+    softcap: float = 0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     """The shares of all workers, found once for all calls of :func:`leanattn.decode` with these lengths.
 
@@ -66,20 +72,28 @@ def plan(
     later calls fail. And a call with ``fresh_tokens`` must not stand directly behind what writes its plan.
 
     Args:
-        q, k_cache: as in the calls; only their shapes count, q_len among them.
+        q, k_cache: as in the calls; only their shapes count, q_len among them, and bytes of an element.
         cache_seqlens: [batch] int32, contiguous, on the device of the calls.
         out: where to write the plan: one that this function made for as many sequences.
         sm_margin: as in the calls.
         block_table: as in the calls; only its shape counts.
+        causal, window_size: as in the calls.
+        softcap, sinks, alibi_slopes: as in the calls; only whether there are any counts.
 
     Returns:
         The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths.
 
     Raises:
         TypeError: a dtype, or something that is no tensor or number.
-        ValueError: a shape or device; ``sm_margin`` too large.
+        ValueError: a shape or device; ``sm_margin`` too large; a window out of range.
     """
     check_plan_arguments(q, k_cache, cache_seqlens, out, block_table)
+    check_causal(causal)
+    check_window(window_size)
+    left, right = window_size
+    # Otherwise a right bound is the causal mask, or none.
+    some_see_later_tokens = not causal and 0 < right < q_len_of(q) - 1
+    options = softcap != 0 or sinks is not None or alibi_slopes is not None
     shapes = {
         "max_tokens": max_tokens_of(k_cache, block_table),
         "num_q_heads": q.shape[-2],
@@ -88,6 +102,9 @@ def plan(
         "q_len": q_len_of(q),
         "num_workers": ALL_WORKERS if sm_margin == 0 else num_workers(cache_seqlens.device, sm_margin),
         "page_size": 0 if block_table is None else k_cache.shape[1],
+        "window_left": left,
+        "score_options": options or some_see_later_tokens,
+        "itemsize": k_cache.element_size(),
     }
     if out is None:
         made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)
@@ -107,6 +124,8 @@ def plan_schedule(
     q_len: int = 1,
     workers: int = ALL_WORKERS,
     paged: bool = False,
+    itemsize: int = 2,
+    score_options: bool = False,
 ) -> Schedule:
     """The schedule that the teams of a decode call of these shapes follow on ``device``.
 
@@ -117,6 +136,9 @@ def plan_schedule(
         q_len: query tokens of each sequence.
         workers: CTAs or threads; :data:`ALL_WORKERS` for those that the call would take.
         paged: whether the call has a ``block_table``.
+        itemsize: bytes of an element of ``k_cache``.
+        score_options: whether the call has any but a window: of that, max_tokens is all that the schedule
+            knows, at most left + q_len.
     """
     # decode itself does without the schedule on the host, so it must not need the module at import.
     from leanattn import schedule
@@ -132,6 +154,8 @@ def plan_schedule(
         head_dim=head_dim,
         workers=workers,
         paged=paged,
+        itemsize=itemsize,
+        score_options=score_options,
     )
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),

@@ -22,6 +22,8 @@ def decode_reference(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """The attention that :func:`leanattn.decode` computes, by its definition and with plain torch operations.
@@ -31,7 +33,7 @@ def decode_reference(
 
     Args:
         q, k_cache, v_cache, cache_seqlens, softmax_scale, causal, block_table, window_size, softcap, sinks,
-            alibi_slopes, cache_leftpad: as for :func:`leanattn.decode`.
+            alibi_slopes, cache_leftpad, k_scale, v_scale: as for :func:`leanattn.decode`.
         dtype: of every step, and of the result.
 
     Returns:
@@ -64,6 +66,10 @@ def decode_reference(
             .masked_fill(unseen.all(dim=0)[:, None, None], 0.0)
             .transpose(0, 1)
             for cache in (k_cache, v_cache)
+        )
+        k, v = (
+            cache if factor is None else cache * factor.to(dtype)[:, None, None]
+            for cache, factor in ((k, k_scale), (v, v_scale))
         )
         rows = queries[seq].to(dtype).transpose(0, 1)  # [num_q_heads, q_len, head_dim]
         rows = rows.reshape(num_kv_heads, group * q_len, head_dim)

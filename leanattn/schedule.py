@@ -187,17 +187,22 @@ def tiling(
     head_dim: int,
     workers: int,
     paged: bool = False,
+    itemsize: int = 2,
+    score_options: bool = False,
 ) -> Tiling:
     """What a call of these shapes does on a device of type ``"cpu"`` or ``"cuda"``.
 
     Args:
-        batch, max_tokens, num_kv_heads, head_dim: as in the shape of ``k_cache``.
+        batch, max_tokens, num_kv_heads, head_dim: as in the shape of ``k_cache``; max_tokens at most what a
+            window shows, left + q_len.
         rows: query rows of a KV head: query heads that share it x query tokens of a sequence.
         workers: CTAs or threads.
         paged: whether the call has a ``block_table``.
+        itemsize: bytes of an element of ``k_cache``.
+        score_options: whether the call has a window, padding, soft cap, sinks or slopes.
     """
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
-    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged))
+    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options))
 
 
 def partial_slots(workers: int) -> int:

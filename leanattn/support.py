@@ -20,15 +20,24 @@ class Backend:
     head_dims: Sequence[int]
     q_lens: range = range(1, 17)
     options: tuple[str, ...] = ()  # of ScoreOptions
+    # Of the cache, beside that of the queries.
+    cache_dtypes: tuple[torch.dtype, ...] = ()
 
 
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 BACKENDS = {
     "cpu": Backend(
         (torch.float16, torch.bfloat16, torch.float32),
         head_dims=range(8, 513, 8),
         options=ScoreOptions._fields,
+        cache_dtypes=FLOAT8,
     ),
-    "cuda": Backend((torch.float16, torch.bfloat16), head_dims=(64, 128)),
+    "cuda": Backend(
+        (torch.float16, torch.bfloat16),
+        head_dims=range(8, 257, 8),
+        options=ScoreOptions._fields,
+        cache_dtypes=FLOAT8,
+    ),
 }
 
 # Ampere: the first with cp.async and with mma.sync for bfloat16.
@@ -49,6 +58,7 @@ def refusals(
     q_len: int,
     options: Iterable[str] = (),
     *,
+    cache_dtype: torch.dtype | None = None,
     name: str = "q",
     head_dims: Sequence[int] | None = None,
 ) -> list[Refusal]:
@@ -60,7 +70,9 @@ def refusals(
         return [Refusal(NotImplementedError, f"{name}: device {device}, expected one of {_listed(BACKENDS)}")]
     problems = gpu_problems(device) if device.type == "cuda" else ()
     found = [Refusal(NotImplementedError, problem.replace("q:", f"{name}:", 1)) for problem in problems]
-    return found + backend_refusals(device.type, dtype, head_dim, q_len, options, name, head_dims)
+    return found + backend_refusals(
+        device.type, dtype, head_dim, q_len, options, cache_dtype, name, head_dims
+    )
 
 
 def backend_refusals(
@@ -69,6 +81,7 @@ def backend_refusals(
     head_dim: int,
     q_len: int,
     options: Iterable[str] = (),
+    cache_dtype: torch.dtype | None = None,
     name: str = "q",
     head_dims: Sequence[int] | None = None,
 ) -> list[Refusal]:
@@ -89,6 +102,13 @@ def backend_refusals(
     if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
         message = f"{name}: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
         found.append(Refusal(NotImplementedError, message))
+    if cache_dtype in FLOAT8 and head_dim % 16 != 0:  # rows are multiples of 16 bytes
+        message = f"{name}: head_dim {head_dim}, expected a multiple of 16 with a cache of {cache_dtype}"
+        found.append(Refusal(NotImplementedError, message))
+    if cache_dtype not in (None, dtype, *backend.cache_dtypes):
+        expected = _listed((dtype, *backend.cache_dtypes))
+        message = f"k_cache: dtype {cache_dtype}, expected one of {expected} on {device_type}"
+        found.append(Refusal(TypeError, message))
     for option in options:
         if option not in backend.options:
             message = f"{option}: expected the default, {device_type} has no other yet"
@@ -104,17 +124,19 @@ def is_supported(
     group: int = 1,
     q_len: int = 1,
     options: Iterable[str] = (),
+    cache_dtype: torch.dtype | None = None,
 ) -> tuple[bool, list[str]]:
     """Whether :func:`leanattn.decode` can be called so on this machine and with this build, and if not, why.
 
     Args:
         device: where the tensors are, such as ``"cuda"`` or ``torch.device("cpu")``.
-        dtype: of ``q`` and of the caches.
+        dtype: of ``q``, and of the caches unless there is a ``cache_dtype``.
         head_dim: length of a head's vectors.
         group: query heads that share a KV head; any number from 1 on.
         q_len: query tokens of a sequence.
         options: names of arguments of :func:`leanattn.decode` that will be given, of ``window_size``,
             ``softcap``, ``sinks``, ``alibi_slopes`` and ``cache_leftpad``.
+        cache_dtype: of the caches.
 
     Returns:
         ``(ok, reasons)``; ``reasons`` has one line for each thing that is not supported and is empty if
@@ -127,7 +149,7 @@ def is_supported(
     for option in options:
         if option not in ScoreOptions._fields:
             raise ValueError(f"options: {option!r}, expected some of {_listed(ScoreOptions._fields)}")
-    found = refusals(torch.device(device), dtype, head_dim, q_len, options)
+    found = refusals(torch.device(device), dtype, head_dim, q_len, options, cache_dtype=cache_dtype)
     reasons = [refusal.message for refusal in found]
     if group < 1:
         reasons.append(f"q: group {group}, expected 1 or more query heads for a KV head")

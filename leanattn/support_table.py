@@ -13,6 +13,7 @@ from leanattn.support import backend_refusals
 
 COLUMNS = {"CUDA": "cuda", "CPU": "cpu"}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CACHE_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.int8, torch.uint8)
 # Beyond what any backend takes.
 HEAD_DIMS = range(1, 1025)
 Q_LENS = range(1, 129)
@@ -22,6 +23,7 @@ def markdown() -> str:
     """A row a property, a column a backend."""
     rows: list[tuple[str, Callable[[str], str]]] = [
         ("dtypes of q and the caches", lambda device: ", ".join(_dtypes(device))),
+        ("dtypes of the caches besides", lambda device: ", ".join(_cache_dtypes(device))),
         ("head_dim", lambda device: _numbers(d for d in HEAD_DIMS if _takes(device, head_dim=d))),
         (
             "query tokens a sequence",
@@ -42,12 +44,18 @@ def _takes(
     head_dim: int = 64,
     q_len: int = 1,
     options: Iterable[str] = (),
+    cache_dtype: torch.dtype | None = None,
 ) -> bool:
-    return not backend_refusals(device, dtype, head_dim, q_len, options)
+    return not backend_refusals(device, dtype, head_dim, q_len, options, cache_dtype)
 
 
 def _dtypes(device: str) -> list[str]:
     return [str(dtype).removeprefix("torch.") for dtype in DTYPES if _takes(device, dtype=dtype)]
+
+
+def _cache_dtypes(device: str) -> list[str]:
+    found = [dtype for dtype in CACHE_DTYPES if _takes(device, cache_dtype=dtype)]
+    return [str(dtype).removeprefix("torch.") for dtype in found]
 
 
 def _option(name: str) -> Callable[[str], str]:

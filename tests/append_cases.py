@@ -12,7 +12,7 @@ from paged_cases import NO_PAGES, SPARE_PAGES, capacity, laid_out
 from torch import Tensor
 
 import leanattn
-from leanattn.support import BACKENDS
+from leanattn.support import BACKENDS, FLOAT8
 
 SOURCES = ("fused", "apart", "heads_first", "expanded")
 
@@ -33,12 +33,14 @@ class Append:
     rotary_cos: Tensor | None = None
     rotary_sin: Tensor | None = None
     rotary_interleaved: bool = False
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.k, self.v, self.k_cache, self.v_cache, self.cache_seqlens
 
     def options(self) -> dict[str, Any]:
-        names = ("block_table", "q", "rotary_cos", "rotary_sin", "rotary_interleaved")
+        names = ("block_table", "q", "rotary_cos", "rotary_sin", "rotary_interleaved", "k_scale", "v_scale")
         return {name: getattr(self, name) for name in names}
 
     def run(self) -> None:
@@ -66,6 +68,8 @@ def make_append(
     factors: torch.dtype = torch.float32,
     with_q: bool = True,
     interleaved: bool = False,
+    cache_dtype: torch.dtype | None = None,
+    scales: int | None = None,
 ) -> Append:
     """Normal random inputs; ``heads`` is query and KV heads. There is a q if there is something to rotate.
 
@@ -102,7 +106,21 @@ def make_append(
         call.rotary_cos, call.rotary_sin = angles.cos().to(factors), angles.sin().to(factors)
         call.rotary_interleaved = interleaved
         call.q = q if with_q else None
+    if cache_dtype is not None:
+        call.k_cache, call.v_cache = (
+            _of_bytes(call.k_cache, cache_dtype),
+            _of_bytes(call.v_cache, cache_dtype),
+        )
+        if scales is not None:
+            made = torch.rand(2, scales, generator=generator, device=device) + 0.02
+            call.k_scale, call.v_scale = made.unbind()
     return call
+
+
+def _of_bytes(cache: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same layout, of other memory with random bytes."""
+    memory = torch.randint(256, memory_of(cache).shape, device=cache.device, dtype=torch.uint8)
+    return in_copy(memory.view(dtype), cache)
 
 
 def _sources(
@@ -182,7 +200,8 @@ def memory_of(tensor: Tensor) -> Tensor:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(integers[tensor.element_size()])
 
 
 def in_copy(memory: Tensor, like: Tensor) -> Tensor:
@@ -209,16 +228,49 @@ def check_append(call: Append) -> None:
     def rows_of(source: Tensor) -> Tensor:  # [n, heads, head_dim]
         return then(source)[p.seqs, p.tokens] if source.dim() == 4 else then(source)[p.seqs]
 
-    check_rows(call, p, rows_of(call.k), now(call.k_cache)[p.rows, p.columns])
-    assert torch.equal(bits(now(call.v_cache)[p.rows, p.columns]), bits(rows_of(call.v)))
-    for cache in (call.k_cache, call.v_cache):
-        now(cache)[p.rows, p.columns] = then(cache)[p.rows, p.columns]
+    # Of bytes: of float8, torch can't take rows.
+    caches = {cache: bits(now(cache)) for cache in (call.k_cache, call.v_cache)}
+    keys, values = (cache[p.rows, p.columns] for cache in caches.values())
+    if call.k_cache.dtype in FLOAT8:
+        check_float8_rows(call, p, rows_of(call.k), keys.view(call.k_cache.dtype))
+        assert torch.equal(values, bits(in_float8(rows_of(call.v), call.v_scale, call.v_cache.dtype)))
+    else:
+        check_rows(call, p, rows_of(call.k), keys.view(call.k_cache.dtype))
+        assert torch.equal(values, bits(rows_of(call.v)))
+    for cache, numbers in caches.items():
+        numbers[p.rows, p.columns] = bits(then(cache))[p.rows, p.columns]
     if call.q is not None:
         at = (p.seqs, p.tokens) if call.q.dim() == 4 else (p.seqs,)
         check_rows(call, p, rows_of(call.q), now(call.q)[at])
         now(call.q)[at] = rows_of(call.q)
     for storage, memory in after.items():
         assert torch.equal(bits(memory), bits(before[storage])), "memory that is not to be written"
+
+
+def in_float8(rows: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """[n, heads, head_dim] as a cache of float8 has them."""
+    most = torch.finfo(dtype).max
+    divided = rows.float() if scale is None else rows.float() / scale[:, None]
+    return divided.clamp(-most, most).to(dtype)
+
+
+def check_float8_rows(call: Append, places: Places, source: Tensor, got: Tensor) -> None:
+    """What is not rotated has the same bits; what is, is as near as a neighbour of the rounded 16 bits is."""
+    scale = source.new_ones(1) if call.k_scale is None else call.k_scale
+    if call.rotary_cos is None or call.rotary_sin is None:
+        assert torch.equal(bits(got), bits(in_float8(source, scale, got.dtype)))
+        return
+    dim = 2 * call.rotary_cos.shape[1]
+    kept = in_float8(source, scale, got.dtype)[..., dim:]
+    assert torch.equal(bits(got[..., dim:].contiguous()), bits(kept.contiguous()))
+    cos, sin = (table[places.positions].double() for table in (call.rotary_cos, call.rotary_sin))
+    exact = rotated(source.double(), cos, sin, call.rotary_interleaved) / scale.double()[:, None]
+    info, eps = torch.finfo(got.dtype), torch.finfo(source.dtype).eps
+    exact = exact.clamp(-info.max, info.max)
+    step = (exact.abs() * info.eps).clamp_min(info.smallest_normal * info.eps)  # between neighbours, at most
+    allowed = step / 2 + eps * exact.abs() + 1e-6
+    error = (got.double() - exact).abs()
+    assert (error <= allowed).all(), f"error {error.max():.3e}"
 
 
 def check_rows(call: Append, places: Places, source: Tensor, got: Tensor) -> None:

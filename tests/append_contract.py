@@ -14,6 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import leanattn
 from leanattn.append_checks import HEAD_DIMS
+from leanattn.support import FLOAT8
 
 ops = torch.ops.leanattn
 
@@ -70,6 +71,43 @@ class AppendContract:
                     interleaved=interleaved,
                 )
                 check_append(call)
+
+    @pytest.mark.parametrize("cache_dtype", FLOAT8)
+    @pytest.mark.parametrize("scales", [None, 1, 2])
+    @pytest.mark.parametrize("page_size", [None, 16])
+    def test_float8(
+        self, device: torch.device, page_size: int | None, scales: int | None, cache_dtype: torch.dtype
+    ) -> None:
+        """What is too large for it included."""
+        for dtype, new_tokens, rotary_dim in product(dtypes_of(device), (None, 3), (0, 32, 64)):
+            for interleaved in {False, rotary_dim > 0}:
+                call = make_append(
+                    *(LENGTHS, new_tokens),
+                    device=device,
+                    dtype=dtype,
+                    layout="interleaved",
+                    page_size=page_size,
+                    rotary_dim=rotary_dim,
+                    interleaved=interleaved,
+                    cache_dtype=cache_dtype,
+                    scales=scales,
+                )
+                check_append(call)
+                call.k *= 2000
+                call.v *= 2000
+                check_append(call)
+
+    def test_decode_reads_what_was_written(self, device: torch.device) -> None:
+        call = make_append((70, 9, 1), device=device, cache_dtype=FLOAT8[0], scales=2)
+        keys = torch.randn(3, 75, 2, 64, device=device, dtype=torch.bfloat16)
+        values = torch.randn(3, 75, 2, 64, device=device, dtype=torch.bfloat16)
+        scales: dict[str, Any] = {"k_scale": call.k_scale, "v_scale": call.v_scale}
+        lengths = torch.full_like(call.cache_seqlens, 75)
+        leanattn.append_kv(keys, values, call.k_cache, call.v_cache, lengths, **scales)
+        q = torch.randn(3, 8, 64, device=device, dtype=torch.bfloat16)
+        out = leanattn.decode(q, call.k_cache, call.v_cache, call.cache_seqlens, **scales)
+        expected = leanattn.decode(q, keys, values, call.cache_seqlens)
+        torch.testing.assert_close(out, expected, rtol=0.1, atol=0.2)
 
     @both_styles
     @pytest.mark.parametrize("source", SOURCES)

@@ -179,5 +179,9 @@ def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
         head_dim=inputs.q.shape[-1],
         q_len=q_len_of(inputs.q),
         num_workers=workers,
+        window_left=inputs.options.get("window_size", (-1, -1))[0],
+        score_options=any(inputs.options.get(name) is not None for name in ("sinks", "alibi_slopes"))
+        or inputs.options.get("softcap", 0) != 0,
+        itemsize=inputs.k_cache.element_size(),
     )
     return made

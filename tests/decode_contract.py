@@ -292,11 +292,12 @@ def decode_debug(
     q = inputs.q
     out = torch.full_like(q, torch.nan)
     lse = torch.full(lse_shape(q), torch.nan, device=q.device)
-    # Three partials a worker, [rows, head_dim] and a few numbers a row each; more than needed is no matter.
+    # Three partials a worker, [rows, head_dim of a kernel] and a few numbers a row each; more than needed is
+    # no matter.
     # With fixed splits a worker has a piece of an item, and the items of a sequence have its rows together.
     partials = 3 * max(workers, fixed_splits * q.shape[0])
     rows, head_dim = lse[:1].numel(), q.shape[-1]
-    workspace = torch.full((partials * rows * (head_dim + 32),), garbage, device=q.device)
+    workspace = torch.full((partials * rows * (2 * max(head_dim, 32) + 32),), garbage, device=q.device)
     options |= {"causal": inputs.causal, "num_workers": workers, "fixed_splits": fixed_splits}
     ops._decode_debug(*inputs.tensors(), out, lse, workspace, **options)
     return out, lse

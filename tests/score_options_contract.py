@@ -47,6 +47,14 @@ def check(inputs: Inputs, **more: Any) -> tuple[Tensor, Tensor]:
     return got
 
 
+def like(value: Any, device: torch.device) -> Any:
+    """A CPU tensor of zeros on the device, strides and all; anything else as it is."""
+    if not isinstance(value, Tensor) or value.device.type != "cpu":
+        return value
+    there = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device).zero_()
+    return there.requires_grad_(value.requires_grad)
+
+
 class ScoreOptionsContract:
     """Subclasses run it, on the fixture ``device`` of conftest.py."""
 
@@ -152,11 +160,29 @@ class ScoreOptionsContract:
         check_against_reference(inputs, *decode(inputs, plan=plan))
         compiled = torch.compile(decode, fullgraph=True, backend="aot_eager")
         assert all(map(torch.equal, compiled(inputs, plan=plan), decode(inputs, plan=plan)))
-        pads = torch.zeros(len(RAGGED), dtype=torch.int32, device=device)
-        for options in ({"window_size": (5, -1)}, {"cache_leftpad": pads}):
-            inputs.options = options
-            with pytest.raises(NotImplementedError, match=f"plan: .* with .*{next(iter(options))}"):
-                decode(inputs, plan=plan)
+        inputs.options = {"cache_leftpad": torch.zeros(len(RAGGED), dtype=torch.int32, device=device)}
+        with pytest.raises(NotImplementedError, match="plan: .* with cache_leftpad"):
+            decode(inputs, plan=plan)
+
+    @pytest.mark.parametrize("q_len", [None, 4])
+    def test_a_plan_of_a_window(self, device: torch.device, q_len: int | None) -> None:
+        """It is followed, its lengths included; one of another window is not used."""
+        inputs = make_inputs(RAGGED, device=device, q_len=q_len)
+        inputs.options = {"window_size": (100, -1)}
+        reference = Reference(inputs)
+        poison_unseen(inputs)
+        at = (inputs.q, inputs.k_cache, inputs.cache_seqlens)
+        plan = leanattn.plan(*at, window_size=(100, -1))
+        others = [leanattn.plan(*at), leanattn.plan(*at, window_size=(99, -1))]
+        reference.check(*decode(inputs, plan=plan))
+        without = decode(inputs)
+        assert all(map(torch.equal, decode(inputs, plan=others[0]), without))
+        inputs.cache_seqlens = torch.zeros_like(inputs.cache_seqlens)
+        reference.check(*decode(inputs, plan=plan))
+        for other in others:
+            assert not decode(inputs, plan=other)[0].any()
+        with pytest.raises(ValueError, match="window_size: -2, expected -1"):
+            leanattn.plan(*at, window_size=(-2, 0))
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),
@@ -168,7 +194,11 @@ class ScoreOptionsContract:
             ({"softcap": "1"}, TypeError, "softcap: str, expected float"),
             ({"softcap": -1.0}, ValueError, "softcap: -1.0, expected a finite number"),
             ({"softcap": torch.inf}, ValueError, "softcap: inf"),
-            ({"softcap": 1e-50}, ValueError, "softcap: .* neither 0 nor infinite, got 1e-50"),
+            (
+                {"softcap": 1e-50},
+                ValueError,
+                "softcap: .* nor is its inverse, got 1e-50",
+            ),
             ({"sinks": torch.zeros(8, requires_grad=True)}, NotImplementedError, "sinks: requires grad"),
             (
                 {"alibi_slopes": torch.zeros(8, requires_grad=True)},
@@ -190,7 +220,7 @@ class ScoreOptionsContract:
     ) -> None:
         inputs = make_inputs((70, 9), device=device)
         expected = decode(inputs)
-        inputs.options = options
+        inputs.options = {name: like(value, device) for name, value in options.items()}
         with pytest.raises(error, match=message):
             decode(inputs)
         inputs.options = {}

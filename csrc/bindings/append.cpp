@@ -106,12 +106,15 @@ Rotary rotary_of(const Views& a, DType dtype, bool interleaved) {
           interleaved};
 }
 
-AppendParams checked_params(const Views& a, bool interleaved) {
+AppendParams checked_params(const Views& a, bool interleaved, const Tensor* k_scale, const Tensor* v_scale) {
   AppendParams p{};
   p.dtype = checked_dtype(a.anchor());
   check_shapes(a);
   check_types_and_layout(a);
   check_rotary(a);
+  p.cache_dtype = cache_dtype(a.cache.k, p.dtype);
+  p.k_scales = checked_scales(k_scale, a.cache, a.anchor(), "k_scale");
+  p.v_scales = checked_scales(v_scale, a.cache, a.anchor(), "v_scale");
   p.k = a.k.data;
   p.v = a.v.data;
   p.q = a.q ? a.q->data : nullptr;
@@ -138,7 +141,8 @@ AppendParams checked_params(const Views& a, bool interleaved) {
 
 void append_kv(const Tensor& k, const Tensor& v, Tensor k_cache, Tensor v_cache, const Tensor& cache_seqlens,
                std::optional<Tensor> block_table, std::optional<Tensor> q, std::optional<Tensor> rotary_cos,
-               std::optional<Tensor> rotary_sin, bool rotary_interleaved) {
+               std::optional<Tensor> rotary_sin, bool rotary_interleaved, std::optional<Tensor> k_scale,
+               std::optional<Tensor> v_scale) {
   const Views views{
       TensorView::of(k),
       TensorView::of(v),
@@ -146,7 +150,7 @@ void append_kv(const Tensor& k, const Tensor& v, Tensor k_cache, Tensor v_cache,
       view_of(or_null(q)),
       view_of(or_null(rotary_cos)),
       view_of(or_null(rotary_sin))};
-  const AppendParams params = checked_params(views, rotary_interleaved);
+  const AppendParams params = checked_params(views, rotary_interleaved, or_null(k_scale), or_null(v_scale));
   if (params.batch == 0) return;
 #ifdef LEANATTN_WITH_CUDA
   if (views.k.device.type == aoti_torch_device_type_cuda()) return append_cuda(params, views.k.device.index);

@@ -117,15 +117,23 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.k_strides = cache_strides(a.cache.k);
   p.v_strides = cache_strides(a.cache.v);
   p.dtype = dtype;
+  p.cache_dtype = cache_dtype(a.cache.k, dtype);
   p.batch = to_int32(a.q.size(0), "q: batch");
   p.num_kv_heads = to_int32(a.cache.k.size(2), "k_cache: num_kv_heads");
   p.max_tokens = a.cache.max_tokens();
   p.page_table = a.cache.page_table();
   p.head_dim = to_int32(head_dim, "q: head_dim");
+  check_argument(!is_float8(p.cache_dtype) || head_dim % 16 == 0, "q: head_dim ", head_dim,
+                 ", expected a multiple of 16 with a float8 cache");
   set_query_rows(p, q_len_of(a.q), a.q.size(a.q.dim() - 2) / a.cache.k.size(2));
+  p.k_scales = checked_scales(args.k_scale, a.cache, a.anchor(), "k_scale");
+  p.v_scales = checked_scales(args.v_scale, a.cache, a.anchor(), "v_scale");
   p.scores = checked_score_options(args.scores, p, a.anchor());
+  set_window(p, p.scores.window_left);
   const int32_t right = args.causal ? 0 : p.scores.window_right;
   p.causal_tokens = right < 0 ? 0 : std::max(0, p.q_len - 1 - right);
+  const bool some_see_later_tokens = p.causal_tokens > 0 && p.causal_tokens < p.q_len - 1;
+  p.score_options = p.scores.any() || some_see_later_tokens;
   p.workers = workers;
   p.scale_log2 = scale_log2;
   const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);
@@ -133,6 +141,13 @@ DecodeParams checked_params(const DecodeArguments& args) {
                  fresh_tokens);
   p.fresh_tokens = static_cast<int32_t>(std::min<int64_t>(fresh_tokens, p.max_tokens));
   return p;
+}
+
+void set_window(DecodeParams& p, int32_t window_left) {
+  p.scores.window_left = window_left < p.max_tokens ? window_left : -1;
+  // The window of the first query token reaches back furthest.
+  const int64_t in_window = int64_t{window_left} + p.q_len;
+  p.seen_tokens = window_left < 0 ? p.max_tokens : static_cast<int32_t>(std::min<int64_t>(p.max_tokens, in_window));
 }
 
 void set_query_rows(DecodeParams& p, int64_t q_len, int64_t group) {

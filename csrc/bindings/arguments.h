@@ -35,6 +35,8 @@ struct DecodeArguments {
   const torch::stable::Tensor* plan;           // [Plan::elements(batch)] int32 (plan.h), or null
   const torch::stable::Tensor* block_table;    // [batch, max_pages] int32, or null
   ScoreArguments scores;
+  const torch::stable::Tensor* k_scale;  // [1] or [num_kv_heads] float32: factors of a float8 cache, or null
+  const torch::stable::Tensor* v_scale;  // as k_scale
 };
 
 // num_workers of a call, 0 for the backend's default; throws if there can't be as many.
@@ -48,6 +50,12 @@ DecodeParams checked_params(const DecodeArguments& args);
 // What of the arguments changes scores or what is seen, for params that hold all else; throws std::invalid_argument,
 // naming the argument.
 ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& params, const Anchor& q);
+
+// Sets scores.window_left, -1 for no bound or one that hides nothing, and seen_tokens; max_tokens and q_len are set.
+void set_window(DecodeParams& params, int32_t window_left);
+
+// window_left or window_right, -1 for no bound; throws std::invalid_argument, naming it.
+int32_t checked_window(int64_t tokens, const char* name);
 
 // Sets q_len, group and rows; throws if there can't be as many.
 void set_query_rows(DecodeParams& params, int64_t q_len, int64_t group);

@@ -41,6 +41,8 @@ struct Anchor {
 };
 
 DType checked_dtype(const Anchor& anchor);
+// Of a cache that check_types_and_layout() has passed, for queries of `dtype`.
+DType cache_dtype(const TensorView& cache, DType dtype);
 void check_dtype(const TensorView& t, torch::headeronly::ScalarType expected, const char* name);
 void check_device_of(const Anchor& anchor, const TensorView& t, const char* name);
 void check_like(const Anchor& anchor, const TensorView& t, const char* name);  // dtype and device
@@ -68,5 +70,9 @@ struct CacheViews {
   PageTable page_table() const;
   int32_t max_tokens() const;  // that a sequence can have
 };
+
+// Factors of a float8 cache, or null: [1] or [num_kv_heads] float32.
+HeadScales checked_scales(const torch::stable::Tensor* tensor, const CacheViews& cache, const Anchor& anchor,
+                          const char* name);
 
 }  // namespace leanattn

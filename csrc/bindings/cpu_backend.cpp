@@ -11,7 +11,6 @@
 #include "cpu/append_cpu.h"
 #include "cpu/decode_cpu.h"
 #include "cpu/dispatch.h"
-#include "cpu/seen_tokens.h"
 #include "errors.h"
 #include "kernels/tile_table.h"
 
@@ -73,9 +72,7 @@ void run_cpu(DecodeParams params, const RunOptions& options) {
   params.debug = options.debug;
   apply_fixed_splits(params, std::numeric_limits<int32_t>::max());
   check_line_fits(params);
-  const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype);
-  const cpu::SeenTokens seen(params);
-  seen.apply(params);
+  const cpu::TileKernels& kernels = cpu::tile_kernels(params.dtype, params.cache_dtype);
 
   // Everything that can fail is done before the workers start.
   std::unique_ptr<float[]> own;

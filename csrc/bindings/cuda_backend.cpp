@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <mutex>
 #include <optional>
 
@@ -71,9 +72,27 @@ void set_schedule(DecodeParams& p, const DeviceLimits& limits) {
   apply(tile_table::cuda_tiling(tile_table::shape_of(p), workers), workers, p);
 }
 
+void check_head_dim(const DecodeParams& p) {
+  check_argument(p.head_dim % 8 == 0 && p.head_dim <= tile_table::kMaxCudaHeadDim, "q: head_dim ", p.head_dim,
+                 " has no CUDA kernel, expected a multiple of 8, at most ", tile_table::kMaxCudaHeadDim);
+  // What a kernel counts in 32 bits.
+  const int64_t columns = int64_t{p.rows} * p.num_kv_heads * tile_table::cuda_head_dim(p.head_dim);
+  check_argument(columns <= std::numeric_limits<int32_t>::max(), "q: ", columns,
+                 " elements of a sequence, head_dim rounded up to that of a kernel, expected fewer than 2^31");
+}
+
+KernelKind kernel_kind(const DecodeParams& p) {
+  if (p.cache_dtype == DType::kFloat8E4M3) return KernelKind::kE4M3;
+  if (p.cache_dtype == DType::kFloat8E5M2) return KernelKind::kE5M2;
+  if (tile_table::shape_of(p).general()) return KernelKind::kGeneral;
+  return p.paged() ? KernelKind::kPaged : KernelKind::kPlain;
+}
+
 }  // namespace
 
 void plan_cuda(DecodeParams p, int32_t device) {
+  check_argument(p.head_dim <= tile_table::kMaxCudaHeadDim, "head_dim: ", p.head_dim, ", expected at most ",
+                 tile_table::kMaxCudaHeadDim);
   const CurrentDevice current(device);
   set_schedule(p, device_limits(device));
   check_line_fits(p);
@@ -87,11 +106,9 @@ void append_cuda(const AppendParams& p, int32_t device) {
 }
 
 void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
-  const DecodeKernel* kernel = find_decode_kernel(p.dtype, p.head_dim, p.paged());
-  check_argument(kernel != nullptr, "q: head_dim ", p.head_dim, " with this dtype has no CUDA kernel; ",
-                 "expected head_dim 64 or 128, float16 or bfloat16");
-  check_argument(!p.scores.any(), "window_left, window_right, softcap, sinks, alibi_slopes, cache_leftpad: expected ",
-                 "the defaults, CUDA has no others yet");
+  check_head_dim(p);
+  const DecodeKernel* kernel = find_decode_kernel(p.dtype, tile_table::cuda_head_dim(p.head_dim), kernel_kind(p));
+  check_argument(kernel != nullptr, "q: this dtype has no CUDA kernel, expected float16 or bfloat16");
   const CurrentDevice current(device);
   const DeviceLimits& limits = device_limits(device);
   set_schedule(p, limits);

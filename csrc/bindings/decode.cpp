@@ -54,11 +54,12 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
               std::optional<double> softmax_scale, bool causal, int64_t num_workers,
               std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
               int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
-              std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad) {
+              std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
+              std::optional<Tensor> v_scale) {
   Tensor out = empty_out(q);
   decode_out(q, k_cache, v_cache, cache_seqlens, out, std::nullopt, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
-             std::move(alibi_slopes), std::move(cache_leftpad));
+             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale));
   return out;
 }
 
@@ -68,12 +69,13 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
                                       std::optional<Tensor> plan, std::optional<Tensor> block_table,
                                       int64_t window_left, int64_t window_right, double softcap,
                                       std::optional<Tensor> sinks, std::optional<Tensor> alibi_slopes,
-                                      std::optional<Tensor> cache_leftpad) {
+                                      std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
+                                      std::optional<Tensor> v_scale) {
   Tensor out = empty_out(q);
   Tensor lse = empty_lse(q);
   decode_out(q, k_cache, v_cache, cache_seqlens, out, lse, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
-             std::move(alibi_slopes), std::move(cache_leftpad));
+             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale));
   return {out, lse};
 }
 
@@ -81,11 +83,12 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
                 std::optional<Tensor> lse, std::optional<double> softmax_scale, bool causal, int64_t num_workers,
                 std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                 int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
-                std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad) {
+                std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
+                std::optional<Tensor> v_scale) {
   const ScoreArguments scores{window_left,    window_right,          softcap,
                               or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)};
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), scores},
+       or_null(plan), or_null(block_table), scores, or_null(k_scale), or_null(v_scale)},
       {});
 }
 
@@ -95,7 +98,7 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                   int64_t fixed_splits) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), ScoreArguments{}},
+       or_null(plan), or_null(block_table), ScoreArguments{}, nullptr, nullptr},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

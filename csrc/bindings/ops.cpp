@@ -5,33 +5,34 @@
 #include "decode.h"
 
 // Of the three ops that decode.
-#define LEANATTN_SCORE_OPTIONS                                                       \
+#define LEANATTN_OPTIONS                                                             \
   "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, " \
-  "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None"
+  "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None, Tensor? k_scale=None, Tensor? v_scale=None"
+
+// Of the two that plan.
+#define LEANATTN_PLANNED_SHAPES                                                                                        \
+  "int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, int q_len=1, int num_workers=0, int page_size=0, " \
+  "int window_left=-1, bool score_options=False, int itemsize=2"
 
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_SCORE_OPTIONS
+      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_OPTIONS
       ") -> Tensor");
   m.def(
       "decode_lse(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, float? softmax_scale=None, "
-      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_SCORE_OPTIONS
+      "bool causal=True, int num_workers=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_OPTIONS
       ") -> (Tensor, Tensor)");
   m.def(
       "decode_out(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, *, "
       "Tensor(b!)? lse=None, float? softmax_scale=None, bool causal=True, int num_workers=0, "
-      "int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_SCORE_OPTIONS ") -> ()");
-  m.def(
-      "plan(Tensor cache_seqlens, *, int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, "
-      "int q_len=1, int num_workers=0, int page_size=0) -> Tensor");
-  m.def(
-      "plan_out(Tensor cache_seqlens, Tensor(a!) plan, *, int max_tokens, int num_q_heads, int num_kv_heads, "
-      "int head_dim, int q_len=1, int num_workers=0, int page_size=0) -> ()");
+      "int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, " LEANATTN_OPTIONS ") -> ()");
+  m.def("plan(Tensor cache_seqlens, *, " LEANATTN_PLANNED_SHAPES ") -> Tensor");
+  m.def("plan_out(Tensor cache_seqlens, Tensor(a!) plan, *, " LEANATTN_PLANNED_SHAPES ") -> ()");
   m.def(
       "append_kv(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_seqlens, *, "
       "Tensor? block_table=None, Tensor(c!)? q=None, Tensor? rotary_cos=None, Tensor? rotary_sin=None, "
-      "bool rotary_interleaved=False) -> ()");
+      "bool rotary_interleaved=False, Tensor? k_scale=None, Tensor? v_scale=None) -> ()");
   // For tests: a caller's workspace (to poison it), pseudo-random pauses before partials are published and merged, a
   // ring as short as on a GPU with little shared memory, and fixed splits instead of lean cuts.
   m.def(

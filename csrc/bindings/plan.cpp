@@ -11,7 +11,8 @@
 namespace leanattn {
 
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
-              int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size) {
+              int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
+              bool score_options, int64_t itemsize) {
   const TensorView lengths = TensorView::of(cache_seqlens);
   check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
                  "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
@@ -28,9 +29,13 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.max_tokens = to_int32(max_tokens, "max_tokens");
   p.head_dim = to_int32(head_dim, "head_dim");
   p.workers = workers;
-  // All that the tiling asks of pages is whether there are any.
+  // All that the tiling asks of pages and of the cache is whether there are any, and how large its elements are.
   p.page_table.page_size = to_int32(page_size, "page_size");
+  check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
+  p.cache_dtype = itemsize == 1 ? DType::kFloat8E4M3 : (itemsize == 2 ? DType::kFloat16 : DType::kFloat32);
   set_query_rows(p, q_len, num_q_heads / num_kv_heads);
+  set_window(p, checked_window(window_left, "window_left"));
+  p.score_options = score_options || p.scores.window_left >= 0;
 #ifdef LEANATTN_WITH_CUDA
   if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(p, lengths.device.index);
 #endif
@@ -38,11 +43,13 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
 }
 
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
-            int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size) {
+            int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
+            bool score_options, int64_t itemsize) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
   Tensor plan =
       empty_tensor({Plan::elements(cache_seqlens.size(0))}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
-  plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size);
+  plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size,
+           window_left, score_options, itemsize);
   return plan;
 }
 

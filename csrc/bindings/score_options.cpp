@@ -11,11 +11,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-int32_t checked_window(int64_t tokens, const char* name) {
-  check_argument(tokens >= -1, name, ": expected -1 (no bound) or more, got ", tokens);
-  return static_cast<int32_t>(std::min<int64_t>(tokens, std::numeric_limits<int32_t>::max()));
-}
-
 // The data of [size] or, if may_have_batch, [batch, size].
 template <typename T>
 const T* checked_data(const torch::stable::Tensor* tensor, ScalarType dtype, int64_t batch, int64_t size,
@@ -34,24 +29,32 @@ const T* checked_data(const torch::stable::Tensor* tensor, ScalarType dtype, int
 
 }  // namespace
 
+int32_t checked_window(int64_t tokens, const char* name) {
+  check_argument(tokens >= -1, name, ": expected -1 (no bound) or more, got ", tokens);
+  return static_cast<int32_t>(std::min<int64_t>(tokens, std::numeric_limits<int32_t>::max()));
+}
+
 ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& p, const Anchor& q) {
   ScoreOptions options;
   options.window_left = checked_window(args.window_left, "window_left");
   options.window_right = checked_window(args.window_right, "window_right");
   options.softcap_log2 = static_cast<float>(args.softcap * kLog2E);
   const bool is_none = args.softcap == 0;  // and so is nothing that is not 0, however small in float32
-  check_argument(args.softcap >= 0 && std::isfinite(options.softcap_log2) && is_none == (options.softcap_log2 == 0),
-                 "softcap: expected 0 (none) or a positive number that in float32 is neither 0 nor infinite, got ",
+  check_argument(args.softcap >= 0 && std::isfinite(options.softcap_log2) && is_none == (options.softcap_log2 == 0) &&
+                     (is_none || std::isfinite(1 / options.softcap_log2)),
+                 "softcap: expected 0 (none) or a positive number that in float32 is neither 0 nor infinite, nor is "
+                 "its inverse, got ",
                  args.softcap);
   const int64_t heads = int64_t{p.num_kv_heads} * p.group;
   options.sinks = checked_data<float>(args.sinks, ScalarType::Float, p.batch, heads, false, q, "sinks");
   options.alibi_slopes =
       checked_data<float>(args.alibi_slopes, ScalarType::Float, p.batch, heads, true, q, "alibi_slopes");
+  check_argument(args.alibi_slopes == nullptr || args.alibi_slopes->numel() <= std::numeric_limits<int32_t>::max(),
+                 "alibi_slopes: expected fewer than 2^31 elements");
   options.alibi_batch_stride = args.alibi_slopes != nullptr && args.alibi_slopes->dim() == 2 ? heads : 0;
   options.leftpad =
       checked_data<int32_t>(args.cache_leftpad, ScalarType::Int, p.batch, p.batch, false, q, "cache_leftpad");
-  check_argument(!options.hides_tokens() || p.plan == nullptr,
-                 "plan: expected None in a call with a window or cache_leftpad");
+  check_argument(options.leftpad == nullptr || p.plan == nullptr, "plan: expected None in a call with cache_leftpad");
   return options;
 }
 

@@ -1,6 +1,7 @@
 #include "append_cpu.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include "simd_portable.h"
 
@@ -59,24 +60,49 @@ void rotate_row(const Rotary& rotary, const Factors<Factor>& factors, const T* f
   }
 }
 
-template <typename T, typename Factor>
+// `row` [head_dim] / scale into a cache of other elements.
+template <typename T, typename Cached>
+void convert_row(const T* row, float scale, int32_t head_dim, Cached* to) {
+  for (int32_t d = 0; d < head_dim; d += Simd::kLanes) {
+    Simd::store(to + d, Simd::load(row + d, kWhole) / Simd::set1(scale), kWhole);
+  }
+}
+
+template <typename T, typename Factor, typename Cached>
 void append(const AppendParams& p, int32_t seq, int32_t token) {
   const TokenPlace place = p.place(seq, token);
   if (place.fate != TokenPlace::Fate::kWritten) return;
   const auto factors = p.rotates() ? Factors<Factor>::at(p.rotary, place.position) : Factors<Factor>{};
   for (int32_t head = 0; head < p.num_kv_heads; ++head) {
-    const T* k = element<T>(p.k, p.k_strides.offset(seq, {token, head}));        // [head_dim]
-    const T* v = element<T>(p.v, p.v_strides.offset(seq, {token, head}));        // [head_dim]
-    T* cached_k = element<T>(p.k_cache, place.offset(p.k_cache_strides, head));  // [head_dim]
-    T* cached_v = element<T>(p.v_cache, place.offset(p.v_cache_strides, head));  // [head_dim]
-    rotate_row(p.rotary, factors, k, cached_k);
-    std::memcpy(cached_k + p.rotary.dim, k + p.rotary.dim, (p.head_dim - p.rotary.dim) * sizeof(T));
-    std::memcpy(cached_v, v, p.head_dim * sizeof(T));
+    const T* k = element<T>(p.k, p.k_strides.offset(seq, {token, head}));                  // [head_dim]
+    const T* v = element<T>(p.v, p.v_strides.offset(seq, {token, head}));                  // [head_dim]
+    Cached* cached_k = element<Cached>(p.k_cache, place.offset(p.k_cache_strides, head));  // [head_dim]
+    Cached* cached_v = element<Cached>(p.v_cache, place.offset(p.v_cache_strides, head));  // [head_dim]
+    const auto write_key = [&](T* to) {
+      rotate_row(p.rotary, factors, k, to);
+      std::memcpy(to + p.rotary.dim, k + p.rotary.dim, (p.head_dim - p.rotary.dim) * sizeof(T));
+    };
+    if constexpr (std::is_same_v<T, Cached>) {
+      write_key(cached_k);
+      std::memcpy(cached_v, v, p.head_dim * sizeof(T));
+    } else {
+      T key[kMaxAppendHeadDim];
+      write_key(key);
+      convert_row(key, p.k_scales[head], p.head_dim, cached_k);
+      convert_row(v, p.v_scales[head], p.head_dim, cached_v);
+    }
   }
   for (int32_t head = 0; head < p.num_q_heads; ++head) {
     T* q = element<T>(p.q, p.q_strides.offset(seq, {token, head}));  // [head_dim]
     rotate_row(p.rotary, factors, q, q);
   }
+}
+
+template <typename T, typename Factor>
+void append(const AppendParams& p, int32_t seq, int32_t token) {
+  if (p.cache_dtype == DType::kFloat8E4M3) return append<T, Factor, Float8E4M3>(p, seq, token);
+  if (p.cache_dtype == DType::kFloat8E5M2) return append<T, Factor, Float8E5M2>(p, seq, token);
+  append<T, Factor, T>(p, seq, token);
 }
 
 template <typename T>
@@ -87,11 +113,9 @@ void append(const AppendParams& p, int32_t seq, int32_t token) {
 }  // namespace
 
 void append_token(const AppendParams& p, int32_t seq, int32_t token) {
-  switch (p.dtype) {
-    case DType::kFloat16: return append<Float16>(p, seq, token);
-    case DType::kBFloat16: return append<BFloat16>(p, seq, token);
-    case DType::kFloat32: return append<float>(p, seq, token);
-  }
+  if (p.dtype == DType::kFloat16) return append<Float16>(p, seq, token);
+  if (p.dtype == DType::kBFloat16) return append<BFloat16>(p, seq, token);
+  append<float>(p, seq, token);
 }
 
 }  // namespace leanattn::cpu

@@ -13,11 +13,10 @@ namespace leanattn::cpu {
 // one on its way, still fit an L2 cache.
 constexpr int32_t kMaxHeads = 4;
 
-constexpr int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
-
 // A span that is part of an item, or the whole items of up to kMaxHeads neighbouring KV heads of one sequence.
 struct Bundle {
-  Span span;  // of the first head
+  Span span;            // of the first head
+  int32_t first_token;  // of the sequence that any query sees: there the first tile begins
   int32_t heads;
   int32_t kv_head;    // the first
   int32_t first_row;  // among the query rows of a KV head
@@ -32,7 +31,8 @@ struct Bundle {
   static Bundle take(const DecodeParams& p, SpanCursor& cursor) {
     const Span first = cursor.span();
     const int32_t kv_head = first.item / p.row_blocks, first_row = first.item % p.row_blocks * p.block_rows;
-    Bundle bundle{first, 1, kv_head, first_row, std::min(p.block_rows, p.rows - first_row)};
+    const int32_t first_token = cursor.line.first_token(first.seq);
+    Bundle bundle{first, first_token, 1, kv_head, first_row, std::min(p.block_rows, p.rows - first_row)};
     const bool alone = !first.whole_item() || p.row_blocks > 1;
     const int32_t max_heads = alone ? 1 : std::min(kMaxHeads, kMaxRows / bundle.rows);
     for (cursor.next(); !cursor.done() && bundle.heads < max_heads; cursor.next(), ++bundle.heads) {
@@ -46,22 +46,22 @@ struct Bundle {
     const int32_t begin = span.tile_begin * p.tile_tokens, query_head = kv_head * p.group;
     const ScoreOptions& scores = p.scores;
     const int32_t end = span.ends_item() ? span.tokens : span.tile_end * p.tile_tokens;
-    const auto at = [&](const void* base, int64_t offset) {
-      return static_cast<const char*>(base) + offset * element_size(p.dtype);
+    const auto at = [](const void* base, int64_t offset, DType dtype) {
+      return static_cast<const char*>(base) + offset * element_size(dtype);
     };
     const PageTable& table = p.page_table;
     const bool paged = p.paged();
     const auto first_head = [&](const CacheStrides& s) { return (paged ? 0 : span.seq * s.batch) + kv_head * s.head; };
-    return {.q = at(p.q, p.q_strides.offset(span.seq, {0, query_head})),
-            .k = at(p.k, first_head(p.k_strides)),
-            .v = at(p.v, first_head(p.v_strides)),
+    return {.q = at(p.q, p.q_strides.offset(span.seq, {0, query_head}), p.dtype),
+            .k = at(p.k, first_head(p.k_strides), p.cache_dtype),
+            .v = at(p.v, first_head(p.v_strides), p.cache_dtype),
             .q_strides = {p.q_strides.token, p.q_strides.head},
             .k_strides = {p.k_strides.batch, p.k_strides.token, p.k_strides.head},
             .v_strides = {p.v_strides.batch, p.v_strides.token, p.v_strides.head},
             .pages = paged ? table.pages + span.seq * table.stride : nullptr,
             .page_size = table.page_size,
             .num_pages = table.num_pages,
-            .first_token = begin + (scores.first_tokens != nullptr ? scores.first_tokens[span.seq] : 0),
+            .first_token = first_token + begin,
             .heads = heads,
             .rows = rows,
             .tokens = end - begin,
@@ -75,8 +75,10 @@ struct Bundle {
             .window_left = scores.window_left,
             .softcap_log2 = scores.softcap_log2,
             .alibi_slopes = scores.alibi_slopes != nullptr
-                                ? scores.alibi_slopes + span.seq * scores.alibi_batch_stride + query_head
+                                ? scores.alibi_slopes + scores.first_slope(span.seq, query_head)
                                 : nullptr,
+            .k_scales = p.k_scales.of_head(kv_head),
+            .k_scale_stride = p.k_scales.stride,
             .scale_log2 = p.scale_log2};
   }
 };

@@ -40,14 +40,12 @@ const IsaKernels& isa_kernels() {
 
 }  // namespace
 
-const TileKernels& tile_kernels(DType dtype) {
+const TileKernels& tile_kernels(DType dtype, DType cache_dtype) {
   const IsaKernels& isa = isa_kernels();
-  switch (dtype) {
-    case DType::kFloat16: return isa.float16;
-    case DType::kBFloat16: return isa.bfloat16;
-    case DType::kFloat32: return isa.float32;
-  }
-  throw std::invalid_argument("leanattn: q: unknown dtype");
+  const CacheKernels& kernels =
+      dtype == DType::kFloat16 ? isa.float16 : (dtype == DType::kBFloat16 ? isa.bfloat16 : isa.float32);
+  if (cache_dtype == DType::kFloat8E4M3) return kernels.float8_e4m3;
+  return cache_dtype == DType::kFloat8E5M2 ? kernels.float8_e5m2 : kernels.same;
 }
 
 }  // namespace leanattn::cpu

@@ -7,9 +7,9 @@
 
 namespace leanattn::cpu {
 
-template <class Simd, class T>
+template <class Simd, class T, class Cached>
 void attend(const SpanTask& task, const SpanTask* next, const SpanScratch& scratch, const SoftmaxRows& result) {
-  TileLoop<Simd, T>(task, next, scratch).run(result);
+  TileLoop<Simd, T, Cached>(task, next, scratch).run(result);
 }
 
 template <class Simd, class T>
@@ -20,10 +20,15 @@ void store_row(const float* out, float factor, int32_t head_dim, void* destinati
   });
 }
 
+template <class Simd, class T, class Cached>
+constexpr TileKernels kTileKernels{attend<Simd, T, Cached>, merge<Simd>, store_row<Simd, T>};
+
 template <class Simd, class T>
-constexpr TileKernels kTileKernels{attend<Simd, T>, merge<Simd>, store_row<Simd, T>};
+constexpr CacheKernels kCacheKernels{kTileKernels<Simd, T, T>, kTileKernels<Simd, T, Float8E4M3>,
+                                     kTileKernels<Simd, T, Float8E5M2>};
 
 template <class Simd>
-constexpr IsaKernels kIsaKernels{kTileKernels<Simd, Float16>, kTileKernels<Simd, BFloat16>, kTileKernels<Simd, float>};
+constexpr IsaKernels kIsaKernels{kCacheKernels<Simd, Float16>, kCacheKernels<Simd, BFloat16>,
+                                 kCacheKernels<Simd, float>};
 
 }  // namespace leanattn::cpu

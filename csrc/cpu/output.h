@@ -46,7 +46,8 @@ inline void write_output(const DecodeParams& p, const TileKernels& kernels, cons
   for (int32_t r = 0; r < bundle.all_rows(); ++r) {
     const QueryRow row = bundle.query_row(p, r);
     const RowEnd end = RowEnd::of(p, row.head, rows.ml[2 * r], rows.ml[2 * r + 1]);
-    kernels.store_row(rows.out + r * p.head_dim, end.factor, p.head_dim, output_row(p, seq, row));
+    const float factor = end.factor * p.v_scales[row.head / p.group];
+    kernels.store_row(rows.out + r * p.head_dim, factor, p.head_dim, output_row(p, seq, row));
     if (p.lse != nullptr) p.lse[p.lse_offset(seq, row)] = end.lse;
   }
 }

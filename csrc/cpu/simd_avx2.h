@@ -51,6 +51,16 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load128(p)), from));
   }
 
+  static Vec load(const Float8E5M2* p, Whole) { return _mm256_cvtph_ps(load_high_bytes(p)); }  // the upper half of one
+  // Moved by a bit, a half 2^-8 times as large; all bits set are NaN in both.
+  static Vec load(const Float8E4M3* p, Whole) {
+    const __m128i x = load_high_bytes(p), magnitude = _mm_and_si128(x, _mm_set1_epi16(0x7f00));
+    const __m128i is_nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f00));
+    const __m128i sign = _mm_and_si128(x, _mm_set1_epi16(-0x8000));
+    const __m128i half = _mm_or_si128(_mm_or_si128(_mm_srli_epi16(magnitude, 1), sign), is_nan);
+    return _mm256_cvtph_ps(half) * set1(256);
+  }
+
   static void store(float* p, Vec x, Whole = {}) { _mm256_storeu_ps(p, x); }
   template <class T>
   static void store(T* p, Vec x, Whole) {
@@ -59,6 +69,10 @@ struct Avx2 {
 
  private:
   static __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+
+  static __m128i load_high_bytes(const void* p) {  // eight bytes, each the upper one of 16 bits
+    return _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_loadl_epi64(static_cast<const __m128i*>(p)));
+  }
 
   static __m128i narrowed(const Float16*, Vec x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
   static __m128i narrowed(const BFloat16*, Vec x) {  // to nearest even; NaN stays NaN

@@ -45,6 +45,11 @@ struct Avx512 {
   static Vec load(const Float16* p, Half) { return _mm512_cvtph_ps(_mm256_zextsi128_si256(load128(p))); }
   static Vec load(const BFloat16* p, Half) { return widened(_mm512_zextsi128_si512(load128(p))); }
 
+  static Vec load(const Float8E5M2* p, Whole) { return _mm512_cvtph_ps(high_bytes(load128(p))); }
+  static Vec load(const Float8E5M2* p, Half) { return _mm512_cvtph_ps(high_bytes(load64(p))); }
+  static Vec load(const Float8E4M3* p, Whole) { return widened_e4m3(high_bytes(load128(p))); }
+  static Vec load(const Float8E4M3* p, Half) { return widened_e4m3(high_bytes(load64(p))); }
+
   static void store(float* p, Vec x, Whole = {}) { _mm512_storeu_ps(p, x); }
   static void store(float* p, Vec x, Half) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x)); }
   template <class T>
@@ -65,6 +70,16 @@ struct Avx512 {
     const __m512i from = _mm512_setr_epi32(0, 1 << 16, 2 << 16, 3 << 16, 4 << 16, 5 << 16, 6 << 16, 7 << 16, 8 << 16,
                                            9 << 16, 10 << 16, 11 << 16, 12 << 16, 13 << 16, 14 << 16, 15 << 16);
     return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, from, bits));
+  }
+  static __m128i load64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+  // Each byte as the upper one of 16 bits: of an E5M2, a half.
+  static __m256i high_bytes(__m128i x) { return _mm256_slli_epi16(_mm256_cvtepu8_epi16(x), 8); }
+  // Moved by a bit, an E4M3 is a half 2^-8 times as large; all bits set are NaN in both.
+  static Vec widened_e4m3(__m256i x) {
+    const __m256i most = _mm256_set1_epi16(0x7f00), magnitude = _mm256_and_si256(x, most);
+    const __m256i sign = _mm256_and_si256(x, _mm256_set1_epi16(-0x8000));
+    const __m256i half = _mm256_or_si256(_mm256_srli_epi16(magnitude, 1), sign);
+    return _mm512_cvtph_ps(_mm256_or_si256(half, _mm256_cmpeq_epi16(magnitude, most))) * set1(256);
   }
   static __m256i narrowed(const Float16*, Vec x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
   static __m256i narrowed(const BFloat16*, Vec x) {  // to nearest even; NaN stays NaN

@@ -47,19 +47,18 @@ struct Portable {
   static Vec load(const BFloat16* p, Whole) {
     return (Vec)__builtin_shufflevector(Halves{}, load_halves(p), 0, 8, 1, 9, 2, 10, 3, 11);
   }
-  // A half's exponent and mantissa, read as a float's, are its value times 2^-112; only Inf and NaN need more.
   static Vec load(const Float16* p, Whole) {
-    const Ints bits = (Ints)__builtin_shufflevector(load_halves(p), Halves{}, 0, 8, 1, 9, 2, 10, 3, 11);
-    const Ints magnitude = bits & 0x7fff;
-    const Ints finite = (Ints)((Vec)(magnitude << 13) * 0x1p112f);
-    return (Vec)((magnitude < 0x7c00 ? finite : magnitude << 13 | 0x7f800000) | (bits ^ magnitude) << 16);
+    const Halves halves = load_halves(p);
+    return widened<16, 13, 0x7c00>((Ints)__builtin_shufflevector(halves, Halves{}, 0, 8, 1, 9, 2, 10, 3, 11), 0x1p112f);
   }
+  static Vec load(const Float8E4M3* p, Whole) { return widened<8, 20, 0x7f>(load_bytes(p), 0x1p120f); }
+  static Vec load(const Float8E5M2* p, Whole) { return widened<8, 21, 0x7c>(load_bytes(p), 0x1p112f); }
 
   static void store(float* p, Vec x, Whole = {}) { __builtin_memcpy(p, &x, sizeof x); }
   template <class T>
   static void store(T* p, Vec x, Whole) {
     const Bits bits = narrowed(p, x);
-    for (int32_t i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(bits[i]);
+    for (int32_t i = 0; i < kLanes; ++i) p[i].bits = static_cast<decltype(p[i].bits)>(bits[i]);
   }
 
  private:
@@ -75,9 +74,35 @@ struct Portable {
     return (Halves)Words{x, 0};
   }
 
+  template <class T>
+  static Ints load_bytes(const T* p) {
+    return Ints{p[0].bits, p[1].bits, p[2].bits, p[3].bits};
+  }
+  // Floats of `bits` bits, whose exponents and mantissas, moved by `shift`, are floats `scale` times too small. Only
+  // Inf and NaN, from `special` on, need more.
+  template <int32_t bits, int32_t shift, int32_t special>
+  static Vec widened(Ints x, float scale) {
+    const Ints magnitude = x & ((1 << (bits - 1)) - 1), moved = magnitude << shift;
+    const Ints finite = (Ints)((Vec)moved * scale);
+    return (Vec)((magnitude < special ? finite : moved | 0x7f800000) | (x ^ magnitude) << (32 - bits));
+  }
+
   static Bits narrowed(const BFloat16*, Vec x) {  // to nearest even; NaN stays NaN
     const Bits bits = (Bits)x;
     return (x == x ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000) >> 16;
+  }
+  static Bits narrowed(const Float8E4M3*, Vec x) { return narrowed_to_float8<20, 120, 0x7e>(x, 0x1p-6f, 0x1p14f); }
+  static Bits narrowed(const Float8E5M2*, Vec x) { return narrowed_to_float8<21, 112, 0x7b>(x, 0x1p-14f, 0x1p7f); }
+  // To nearest even, at most `largest`; NaN stays NaN. As below: numbers smaller than `normal` get their mantissa by
+  // adding a float whose last bit is worth as much as theirs.
+  template <int32_t shift, int32_t bias, uint32_t largest>
+  static Bits narrowed_to_float8(Vec x, float normal, float shifting) {
+    const Bits bits = (Bits)x, magnitude = bits & 0x7fffffff, zero = {};
+    const Bits small = (Bits)((Vec)magnitude + shifting) - (Bits)set1(shifting);
+    const Bits rounded =
+        ((magnitude + ((1u << (shift - 1)) - 1) + ((magnitude >> shift) & 1)) >> shift) - (bias << (23 - shift));
+    const Bits finite = (Vec)magnitude < normal ? small : (rounded > largest ? zero + largest : rounded);
+    return (x == x ? finite : zero + 0x7f) | (bits >> 24 & 0x80);
   }
   // To nearest even. Below the smallest normal half, 2^-14, adding 0.5 shifts the mantissa to where a half has it;
   // above, the mantissa is rounded as an integer, and its carry moves into the exponent, up to Inf.

@@ -15,6 +15,13 @@ struct Float16 {
 struct BFloat16 {
   uint16_t bits;
 };
+// Of the cache only. OCP 8-bit floating point: E4M3 has no infinity, and one NaN of each sign.
+struct Float8E4M3 {
+  uint8_t bits;
+};
+struct Float8E5M2 {
+  uint8_t bits;
+};
 
 constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kMaxRows = 32;  // query rows of a task, all heads together
@@ -47,6 +54,8 @@ struct SpanTask {
   int32_t window_left;        // tokens ahead of its own that a query sees; -1: all
   float softcap_log2;         // 0: none
   const float* alibi_slopes;  // [heads * group], of the first KV head's queries on; or null
+  const float* k_scales;      // of the first KV head on, the n-th at n * k_scale_stride: factors of keys; or null
+  int32_t k_scale_stride;
   float scale_log2;
 };
 
@@ -58,20 +67,23 @@ struct SoftmaxRows {
 
 // A worker's memory for one task.
 struct SpanScratch {
-  float* q;       // [heads * rows, head_dim] Q as float32, times scale_log2
+  float* q;       // [heads * rows, head_dim] Q as float32, times scale_log2 and the head's k_scale
   float* scores;  // [rows, tile_tokens], then P
 };
 
-// The numerical work, for one instruction set and one element type.
+// The numerical work, for one instruction set, element type of queries, and of the cache.
 struct TileKernels {
   void (*attend)(const SpanTask& task, const SpanTask* next, const SpanScratch& scratch, const SoftmaxRows& result);
   void (*merge)(const SoftmaxRows& into, const SoftmaxRows& from, int32_t rows, int32_t head_dim);
   void (*store_row)(const float* out, float factor, int32_t head_dim, void* destination);  // casts out * factor
 };
 
-// TileKernels of the three element types.
+// TileKernels of one element type of queries and output, by that of the cache.
+struct CacheKernels {
+  TileKernels same, float8_e4m3, float8_e5m2;
+};
 struct IsaKernels {
-  TileKernels float16, bfloat16, float32;
+  CacheKernels float16, bfloat16, float32;
 };
 
 extern const IsaKernels kPortableKernels;

@@ -10,9 +10,10 @@
 
 namespace leanattn::cpu {
 
-// For one SIMD policy and element type. The rows of a task are numbered through its heads. The loops are compiled for
-// paged caches and for others: short sequences that are not paged would take 2% longer with every row looked up.
-template <class Simd, class T>
+// For one SIMD policy, element type of queries and output (T), and element type of the cache. The rows of a task are
+// numbered through its heads. The loops are compiled for paged caches and for others: short sequences that are not
+// paged would take 2% longer with every row looked up.
+template <class Simd, class T, class Cached>
 class TileLoop {
  public:
   // `next` is what this worker does afterwards, if not null: its first tiles are fetched in time.
@@ -56,11 +57,13 @@ class TileLoop {
   // Rows of one head.
   template <bool paged>
   struct HeadRows {
-    const T* base;           // the tile's first row; if paged, the head's
+    const Cached* base;      // the tile's first row; if paged, the head's
     int64_t stride;          // of tokens, if not paged
     const int64_t* offsets;  // [tokens], if paged
 
-    const T* operator[](int32_t token) const { return base + (paged ? offsets[token] : token * stride); }  // [head_dim]
+    const Cached* operator[](int32_t token) const {  // [head_dim]
+      return base + (paged ? offsets[token] : token * stride);
+    }
   };
 
   // What one head has to do of it.
@@ -74,7 +77,10 @@ class TileLoop {
   };
 
   static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
-  static const T* element(const void* base, int64_t offset) { return static_cast<const T*>(base) + offset; }
+  template <class E>
+  static const E* element(const void* base, int64_t offset) {
+    return static_cast<const E*>(base) + offset;
+  }
 
   // As PageTable::clamped, which is none of a SIMD policy's functions (tile_kernels.h).
   static int64_t page_of(const SpanTask& task, int32_t index) {
@@ -112,7 +118,7 @@ class TileLoop {
   static HeadRows<paged> rows_of(const TileRows& rows, const void* base, const PageStrides& strides, int32_t head,
                                  const int64_t* offsets) {
     const int64_t first_token = paged ? 0 : rows.task->first_token + rows.begin;
-    return {element(base, first_token * strides.token + head * strides.head), strides.token, offsets};
+    return {element<Cached>(base, first_token * strides.token + head * strides.head), strides.token, offsets};
   }
   template <bool paged>
   static HeadRows<paged> k_of(const TileRows& rows, int32_t head) {
@@ -153,7 +159,7 @@ class TileLoop {
   }
 
   // Sends `count` elements on their way to the L2 cache. (Into L1, a core has too few requests in flight.)
-  static void prefetch(const T* p, int32_t count) {
+  static void prefetch(const Cached* p, int32_t count) {
     const char* const end = reinterpret_cast<const char*>(p + count);
     for (auto line = reinterpret_cast<const char*>(p); line < end; line += kCacheLine) __builtin_prefetch(line, 0, 2);
   }
@@ -163,8 +169,9 @@ class TileLoop {
     const int32_t head = row / task_.rows, head_row = task_.first_row + row % task_.rows;
     const int32_t query_head = head * task_.group + head_row % task_.group;
     const TokenStrides& strides = task_.q_strides;
-    const T* q = element(task_.q, head_row / task_.group * strides.token + query_head * strides.head);  // [head_dim]
-    const Vec scale = Simd::set1(task_.scale_log2);
+    const T* q = element<T>(task_.q, head_row / task_.group * strides.token + query_head * strides.head);  // [head_dim]
+    const float k_scale = task_.k_scales != nullptr ? task_.k_scales[head * task_.k_scale_stride] : 1;
+    const Vec scale = Simd::set1(task_.scale_log2 * k_scale);
     for_vectors<Simd>(task_.head_dim, [&](int32_t d, auto width) {
       Simd::store(scratch_.q + row * task_.head_dim + d, Simd::load(q + d, width) * scale, width);
       Simd::store(result.out + row * task_.head_dim + d, Simd::set1(0.0f), width);
@@ -179,7 +186,7 @@ class TileLoop {
     float* scores = scratch_.scores + row * task_.tile_tokens;              // [n, tile_tokens]
     const int32_t next_tokens = row == 0 ? tile.next_tokens : 0;
     for (int32_t t = 0; t < tile.tokens; t += kTokens) {
-      const T* k[kTokens];  // [head_dim] each; past the end the last row again, its scores are overwritten
+      const Cached* k[kTokens];  // [head_dim] each; past the end the last row again, its scores are overwritten
       unrolled<kTokens>([&](int32_t i) {
         k[i] = tile.k[smaller(t + i, tile.tokens - 1)];
         if (t + i < next_tokens) prefetch(tile.next_k[t + i], task_.head_dim);
@@ -282,7 +289,7 @@ class TileLoop {
     Vec sum[n][m];
     unrolled<n * m>([&](int32_t i) { sum[i / m][i % m] = Simd::set1(0.0f); });
     for (int32_t t = 0; t < tile.tokens; ++t) {
-      const T* v = tile.v[t] + d;
+      const Cached* v = tile.v[t] + d;
       if (t < next_tokens) prefetch(tile.next_v[t] + d, m * kLanes);
       Vec v_row[m];
       unrolled<m>([&](int32_t i) { v_row[i] = Simd::load(v + i * kLanes, width); });

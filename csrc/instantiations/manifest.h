@@ -5,13 +5,31 @@
 
 namespace leanattn {
 
-extern const DecodeKernel portable_bf16_d64;
-extern const DecodeKernel portable_bf16_d128;
-extern const DecodeKernel portable_f16_d64;
-extern const DecodeKernel portable_f16_d128;
+extern const DecodeKernel plain_bf16_d64;
+extern const DecodeKernel plain_bf16_d128;
+extern const DecodeKernel plain_f16_d64;
+extern const DecodeKernel plain_f16_d128;
 extern const DecodeKernel paged_bf16_d64;
 extern const DecodeKernel paged_bf16_d128;
 extern const DecodeKernel paged_f16_d64;
 extern const DecodeKernel paged_f16_d128;
+extern const DecodeKernel general_bf16_d64;
+extern const DecodeKernel general_bf16_d128;
+extern const DecodeKernel general_f16_d64;
+extern const DecodeKernel general_f16_d128;
+extern const DecodeKernel e4m3_bf16_d64;
+extern const DecodeKernel e4m3_bf16_d128;
+extern const DecodeKernel e4m3_f16_d64;
+extern const DecodeKernel e4m3_f16_d128;
+extern const DecodeKernel e5m2_bf16_d64;
+extern const DecodeKernel e5m2_bf16_d128;
+extern const DecodeKernel e5m2_f16_d64;
+extern const DecodeKernel e5m2_f16_d128;
+extern const DecodeKernel general_bf16_d256;
+extern const DecodeKernel general_f16_d256;
+extern const DecodeKernel e4m3_bf16_d256;
+extern const DecodeKernel e4m3_f16_d256;
+extern const DecodeKernel e5m2_bf16_d256;
+extern const DecodeKernel e5m2_f16_d256;
 
 }  // namespace leanattn

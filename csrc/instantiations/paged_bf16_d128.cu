@@ -2,5 +2,5 @@
 #include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel paged_bf16_d128 = portable_kernel<cutlass::bfloat16_t, 128, true>();
+constinit const DecodeKernel paged_bf16_d128 = portable_kernel<cutlass::bfloat16_t, 128, KernelKind::kPaged>();
 }

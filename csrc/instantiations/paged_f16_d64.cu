@@ -2,5 +2,5 @@
 #include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel paged_f16_d64 = portable_kernel<cutlass::half_t, 64, true>();
+constinit const DecodeKernel paged_f16_d64 = portable_kernel<cutlass::half_t, 64, KernelKind::kPaged>();
 }

@@ -6,6 +6,7 @@
 // no place has only been read in vain.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstring>
 #include <type_traits>
@@ -54,6 +55,20 @@ struct Chunk {
   }
   __device__ __forceinline__ void store(Bits* to) const {
     *reinterpret_cast<int4*>(to) = make_int4(pairs[0], pairs[1], pairs[2], pairs[3]);
+  }
+  // Divided by `scale`; what is too large becomes the largest number.
+  template <typename Pair>
+  __device__ __forceinline__ void store_float8(uint8_t* to, float scale, __nv_fp8_interpretation_t format) const {
+    __nv_fp8x2_storage_t bytes[kAppendChunk / 2];
+#pragma unroll
+    for (int i = 0; i < kAppendChunk / 2; ++i) {
+      const float2 x = floats_of<Pair>(pairs[i]);
+      bytes[i] = __nv_cvt_float2_to_fp8x2({x.x / scale, x.y / scale}, __NV_SATFINITE, format);
+    }
+    static_assert(sizeof bytes == sizeof(uint2));
+    uint2 words;
+    memcpy(&words, bytes, sizeof words);
+    *reinterpret_cast<uint2*>(to) = words;
   }
 };
 
@@ -121,8 +136,9 @@ struct RowUnits {
 // One unit of a token: where it comes from, and where it goes.
 struct Unit {
   const Bits* from;             // row [head_dim]
-  Bits* to;                     // the cache, or the row
+  void* to;                     // the cache, or the row
   const CacheStrides* strides;  // of the cache; null: none
+  const HeadScales* scales;     // of the cache
   int32_t head, index;
   int32_t rotated;  // units of its row
 
@@ -134,18 +150,20 @@ struct Unit {
     const auto at = [&](RowUnits row, const void* rows, const RowStrides& strides) {
       const int32_t head = quotient(i, row.count);
       const Bits* from = static_cast<const Bits*>(rows) + strides.offset(seq, {token, head});
-      return Unit{from, const_cast<Bits*>(from), nullptr, head, i - head * row.count, row.rotated};
+      return Unit{from, const_cast<Bits*>(from), nullptr, nullptr, head, i - head * row.count, row.rotated};
     };
-    const auto into = [](void* cache, const CacheStrides& strides, Unit unit) {
-      unit.to = static_cast<Bits*>(cache);
+    const auto into = [](void* cache, const CacheStrides& strides, const HeadScales& scales, Unit unit) {
+      unit.to = cache;
       unit.strides = &strides;
+      unit.scales = &scales;
       return unit;
     };
     const RowUnits key = RowUnits::of_key<style>(p), value = RowUnits::of_value(p);
     const int32_t keys = p.num_kv_heads * key.count, values = p.num_kv_heads * value.count;
-    if (i < keys) return into(p.k_cache, p.k_cache_strides, at(key, p.k, p.k_strides));
+    if (i < keys) return into(p.k_cache, p.k_cache_strides, p.k_scales, at(key, p.k, p.k_strides));
     i -= keys;
-    if (style == Style::kCopy || i < values) return into(p.v_cache, p.v_cache_strides, at(value, p.v, p.v_strides));
+    if (style == Style::kCopy || i < values)
+      return into(p.v_cache, p.v_cache_strides, p.v_scales, at(value, p.v, p.v_strides));
     i -= values;
     return at(RowUnits::of_query<style>(p), p.q, p.q_strides);
   }
@@ -156,8 +174,8 @@ struct Unit {
   }
 };
 
-// `Pair`: two elements; `Factor`: float, or two cosines or sines.
-template <typename Pair, typename Factor, Style style>
+// `Pair`: two elements; `Factor`: float, or two cosines or sines; the cache is of float8 or has such elements too.
+template <typename Pair, typename Factor, Style style, bool kFloat8>
 __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant__ AppendParams p) {
   const auto token_of_batch = static_cast<int32_t>(blockIdx.x),
              i = static_cast<int32_t>(blockIdx.y * kThreads + threadIdx.x);
@@ -195,34 +213,52 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
       }
     }
   }
-  Bits* to = unit.strides != nullptr ? unit.to + place.offset(*unit.strides, unit.head) : unit.to;
+  const int64_t row = unit.strides != nullptr ? place.offset(*unit.strides, unit.head) : 0;
+  if (kFloat8 && unit.strides != nullptr) {
+    uint8_t* to = static_cast<uint8_t*>(unit.to) + row;
+    const float scale = (*unit.scales)[unit.head];
+    const auto format = p.cache_dtype == DType::kFloat8E4M3 ? __NV_E4M3 : __NV_E5M2;
+    low.store_float8<Pair>(to + first, scale, format);
+    if (two) high.store_float8<Pair>(to + partner, scale, format);
+    return;
+  }
+  Bits* to = static_cast<Bits*>(unit.to) + row;
   low.store(to + first);
   if (two) high.store(to + partner);
 }
 
-template <typename Pair, typename Factor, Style style>
+template <typename Pair, typename Factor, Style style, bool kFloat8>
 cudaError_t launch(const AppendParams& p, const DeviceLimits& device, cudaStream_t stream) {
   const LaunchShape shape{dim3(p.batch * p.new_tokens, ceil_div(Unit::count<style>(p), kThreads)), kThreads};
-  return launch_dependent<append_kernel<Pair, Factor, style>>(device, shape, stream, p);
+  return launch_dependent<append_kernel<Pair, Factor, style, kFloat8>>(device, shape, stream, p);
+}
+
+template <typename Pair, bool kFloat8>
+cudaError_t launch_rotating(const AppendParams& p, const DeviceLimits& device, cudaStream_t stream) {
+  if (p.rotary.dtype == DType::kFloat32) {
+    return p.rotary.interleaved ? launch<Pair, float, Style::kPairs, kFloat8>(p, device, stream)
+                                : launch<Pair, float, Style::kHalves, kFloat8>(p, device, stream);
+  }
+  return p.rotary.interleaved ? launch<Pair, Pair, Style::kPairs, kFloat8>(p, device, stream)
+                              : launch<Pair, Pair, Style::kHalves, kFloat8>(p, device, stream);
 }
 
 template <typename Pair>
-cudaError_t launch_rotating(const AppendParams& p, const DeviceLimits& device, cudaStream_t stream) {
-  if (p.rotary.dtype == DType::kFloat32) {
-    return p.rotary.interleaved ? launch<Pair, float, Style::kPairs>(p, device, stream)
-                                : launch<Pair, float, Style::kHalves>(p, device, stream);
-  }
-  return p.rotary.interleaved ? launch<Pair, Pair, Style::kPairs>(p, device, stream)
-                              : launch<Pair, Pair, Style::kHalves>(p, device, stream);
+cudaError_t launch_of(const AppendParams& p, const DeviceLimits& device, cudaStream_t stream) {
+  if (!is_float8(p.cache_dtype)) return launch_rotating<Pair, false>(p, device, stream);
+  return p.rotates() ? launch_rotating<Pair, true>(p, device, stream)
+                     : launch<Pair, float, Style::kCopy, true>(p, device, stream);
 }
 
 }  // namespace
 
 cudaError_t launch_append(const AppendParams& p, const DeviceLimits& device, cudaStream_t stream) {
   // To copy is the same whatever 16 bits mean.
-  if (!p.rotates()) return launch<__half2, float, Style::kCopy>(p, device, stream);
-  return p.dtype == DType::kFloat16 ? launch_rotating<__half2>(p, device, stream)
-                                    : launch_rotating<__nv_bfloat162>(p, device, stream);
+  if (!p.rotates() && !is_float8(p.cache_dtype)) {
+    return launch<__half2, float, Style::kCopy, false>(p, device, stream);
+  }
+  return p.dtype == DType::kFloat16 ? launch_of<__half2>(p, device, stream)
+                                    : launch_of<__nv_bfloat162>(p, device, stream);
 }
 
 }  // namespace leanattn

@@ -54,7 +54,9 @@ struct AppendParams {
   RowStrides k_strides, v_strides, q_strides;
   CacheStrides k_cache_strides, v_cache_strides;
 
-  DType dtype;  // of k, v, q and the caches
+  DType dtype;                    // of k, v and q
+  DType cache_dtype;              // the same, or float8
+  HeadScales k_scales, v_scales;  // what a float8 cache holds times this is K, or V
   int32_t batch;
   int32_t new_tokens;
   int32_t num_kv_heads;

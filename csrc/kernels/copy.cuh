@@ -13,8 +13,8 @@ __device__ __forceinline__ void copy_16_bytes(T* to, const T* from) {
 }
 
 // Zeros, and no read, unless `exists`.
-template <typename T>
-__device__ __forceinline__ void copy_or_zero(T* to, const T* from, bool exists) {
+template <typename To, typename From>
+__device__ __forceinline__ void copy_or_zero(To* to, const From* from, bool exists) {
   cute::SM80_CP_ASYNC_CACHEGLOBAL_ZFILL<cute::uint128_t>::copy(*reinterpret_cast<const cute::uint128_t*>(from),
                                                                *reinterpret_cast<cute::uint128_t*>(to), exists);
 }

@@ -8,6 +8,13 @@
 
 namespace leanattn {
 
+// Of the scores of a warp.
+template <typename Traits>
+__device__ __forceinline__ float scale_of(const DecodeParams& params, const SpanOrigin& origin, int32_t warp) {
+  if constexpr (Traits::kItemsize == 2) return params.scale_log2;
+  return params.scale_log2 * params.k_scales[origin.kv_head + Traits::head_of_warp(warp)];
+}
+
 // What the warps that compute do.
 template <typename Traits>
 __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
@@ -19,8 +26,9 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // 2. Lean tile loop: each warp folds its tokens of every tile into its own (m, l, O).
     ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
     if (ring.smem.notes[stage.slot].flags & TileNote::kNothing) return;
-    loop.begin_span(ring.query(span_slot.slot, Traits::head_of_warp(warp)));
     SpanTask task;
+    const SpanOrigin& origin = ring.smem.origins[span_slot.slot];  // stays valid until the end of the span
+    loop.begin_span(ring.query(span_slot.slot, Traits::head_of_warp(warp)), scale_of<Traits>(params, origin, warp));
     do {
       ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
       const TileNote note = ring.smem.notes[stage.slot];
@@ -28,7 +36,8 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       const int32_t visible = note.visible - Traits::first_token_of_warp(warp);
       if (visible > 0) {
         const CausalRows causal{params.causal_tokens, params.group, note.first_row};
-        loop.fold_tile(ring.keys(stage.slot, warp), ring.values(stage.slot, warp), params.scale_log2, visible, causal);
+        const auto changes = ScoreChanges<Traits>::of(params, origin, warp, note.first_row, visible);
+        loop.fold_tile(ring.keys(stage.slot, warp), ring.value_columns(stage.slot, warp), visible, causal, changes);
       }
       if (flags & TileNote::kLast) {
         // Also what orders the clearing of the partial and its writing.

@@ -3,10 +3,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "append.h"
 #include "params.h"
 
 namespace leanattn {
+
+struct AppendParams;
 
 constexpr int kMaxDevices = 64;
 
@@ -16,11 +17,23 @@ struct DeviceLimits {
   int shared_memory_bytes;  // that one CTA may ask for
 };
 
+// What a kernel can do; one that can do more has more instructions to fetch.
+enum class KernelKind : int32_t {
+  kPlain,    // a contiguous cache
+  kPaged,    // a paged one
+  kGeneral,  // either, with ScoreOptions, and of any head_dim
+  kE4M3,     // the same, of float8
+  kE5M2,
+};
+constexpr bool is_float8(KernelKind kind) { return kind == KernelKind::kE4M3 || kind == KernelKind::kE5M2; }
+// Has all that kPlain and kPaged have not.
+constexpr bool is_general(KernelKind kind) { return kind == KernelKind::kGeneral || is_float8(kind); }
+
 // One entry of the manifest (instantiations/manifest.cu).
 struct DecodeKernel {
   DType dtype;
   int32_t head_dim;
-  bool paged;
+  KernelKind kind;
   cudaError_t (*launch)(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream);
 };
 
@@ -30,7 +43,7 @@ cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream);
 // Of 16-bit elements; batch, new_tokens and num_kv_heads at least 1.
 cudaError_t launch_append(const AppendParams& params, const DeviceLimits& device, cudaStream_t stream);
 
-// The kernel for a dtype and head dim, of a paged cache or one that is not, or null.
-const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim, bool paged);
+// The kernel of that kind for a dtype and head dim, or null.
+const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim, KernelKind kind);
 
 }  // namespace leanattn

@@ -6,17 +6,20 @@
 
 namespace leanattn {
 
-template <typename Element, int kHeadDim, bool kPaged>
+template <typename Element, int kHeadDim, KernelKind kKind>
 cudaError_t launch_portable(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
-  return with_rows_and_heads(params, [&](auto rows, auto heads) {
-    return launch_decode<PortableTraits<Element, kHeadDim, rows, heads, kPaged>>(params, device, stream);
+  constexpr int kMostRows = kHeadDim > 128      ? tile_table::kMostRowsWide
+                            : is_general(kKind) ? tile_table::kMostRowsGeneral
+                                                : tile_table::kMaxBlockRows;
+  return with_rows_and_heads<kMostRows>(params, [&](auto rows, auto heads) {
+    return launch_decode<PortableTraits<Element, kHeadDim, rows, heads, kKind>>(params, device, stream);
   });
 }
 
-template <typename Element, int kHeadDim, bool kPaged>
+template <typename Element, int kHeadDim, KernelKind kKind>
 constexpr DecodeKernel portable_kernel() {
   constexpr DType dtype = std::is_same_v<Element, cutlass::half_t> ? DType::kFloat16 : DType::kBFloat16;
-  return {dtype, kHeadDim, kPaged, launch_portable<Element, kHeadDim, kPaged>};
+  return {dtype, kHeadDim, kKind, launch_portable<Element, kHeadDim, kKind>};
 }
 
 }  // namespace leanattn

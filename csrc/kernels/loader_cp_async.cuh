@@ -2,7 +2,7 @@
 // one's tokens; all of them share the loading of the queries.
 //
 // In a paged cache the tokens of a tile lie in as many places as pages: each lane looks up the page of one of its
-// warp's tokens, a tile ahead, and the lanes that load a token ask that one by a shuffle.
+// warp's tokens, or two, a tile ahead, and the lanes that load a token ask that one by a shuffle.
 #pragma once
 
 #include "copy.cuh"
@@ -14,15 +14,18 @@ namespace leanattn {
 template <typename Traits>
 class CpAsyncLoader {
   using Element = typename Traits::Element;
-  static constexpr int kChunk = 16 / int(sizeof(Element));        // elements of one cp.async
-  static constexpr int kLanesPerRow = Traits::kHeadDim / kChunk;  // a row of K or V is one contiguous read
+  using Cached = std::conditional_t<Traits::kItemsize == 1, uint8_t, Element>;
+  static constexpr int kChunk = 16 / int(sizeof(Element));      // units of one cp.async
+  static constexpr int kLanesPerRow = Traits::kUnits / kChunk;  // a row of K or V is one contiguous read
   static constexpr int kRowsPerPass = 32 / kLanesPerRow;
-  static constexpr int kPasses = Traits::kWarpTokens / kRowsPerPass;
+  // Of the tokens of a warp that computes; two load those that two compute with.
+  static constexpr int kTokens = Traits::kWarpTokens / Traits::kColumnWarps, kPasses = kTokens / kRowsPerPass;
   // In a paged cache, the addresses of a tile are worked out while there is no stage for it yet: up to 1.3 times as
   // fast as when the free stage waits for them (docs/tuning.md). They are 32 registers, which 32 query rows do not
   // leave.
   static constexpr bool kRowsAhead = Traits::kPaged && Traits::kRows <= 16;
-  static_assert(Traits::kWarpTokens <= 32, "a lane for each token of a warp");
+  static constexpr int kTokensOfLane = (kTokens + 31) / 32;
+  static_assert(kTokens % kRowsPerPass == 0 && 32 % kRowsPerPass == 0);
 
  public:
   static constexpr int kProducerWarps = Traits::kWarps;
@@ -41,12 +44,12 @@ class CpAsyncLoader {
   // At the span's first tile, which begins with `token`; `visible` tokens follow in the sequence.
   __device__ __forceinline__ void begin_span(const ItemRows& rows, int32_t token, int32_t visible) {
     rows_ = rows;
-    if constexpr (Traits::kPaged) {
+    if (paged()) {
       k_ = source(params_.k, params_.k_strides, 0, 0);
       v_ = source(params_.v, params_.v_strides, 0, 0);
       find_page(token, visible);
     } else {
-      const int32_t lane_token = token + Traits::first_token_of_warp(producer_warp()) + row_of_lane();
+      const int32_t lane_token = token + first_token() + row_of_lane();
       k_ = source(params_.k, params_.k_strides, rows.seq, lane_token);
       v_ = source(params_.v, params_.v_strides, rows.seq, lane_token);
     }
@@ -55,10 +58,13 @@ class CpAsyncLoader {
   // Works out where the tile at the loader's place is, before there is a stage for it. It begins with `token`;
   // `visible` tokens from there on belong to the sequence.
   __device__ __forceinline__ void locate(int32_t token, int32_t visible) {
-    if constexpr (Traits::kPaged) {
-      const int32_t page = params_.page_table.clamped(place_.page);
-      k_lane_ = page * params_.k_strides.batch + place_.token * params_.k_strides.token;
-      v_lane_ = page * params_.v_strides.batch + place_.token * params_.v_strides.token;
+    if (paged()) {
+#pragma unroll
+      for (int i = 0; i < kTokensOfLane; ++i) {
+        const int32_t page = params_.page_table.clamped(place_[i].page);
+        k_lane_[i] = page * params_.k_strides.batch + place_[i].token * params_.k_strides.token;
+        v_lane_[i] = page * params_.v_strides.batch + place_[i].token * params_.v_strides.token;
+      }
       if constexpr (kRowsAhead) {
 #pragma unroll
         for (int pass = 0; pass < kPasses; ++pass) {
@@ -71,18 +77,18 @@ class CpAsyncLoader {
   }
   // Asks for it, and moves on. The caller then calls finish(): only with its arrivals can the stage be full.
   __device__ __forceinline__ void load(int stage, int32_t visible) {
-    if constexpr (kRowsAhead) {
-      load_rows(stage, visible, [&](int pass) { return k_rows_[pass]; }, [&](int pass) { return v_rows_[pass]; });
-    } else if constexpr (Traits::kPaged) {
-      load_rows(
-          stage, visible, [&](int pass) { return k_ + of_row(k_lane_, pass); },
-          [&](int pass) { return v_ + of_row(v_lane_, pass); });
-    } else {
+    if (!paged()) {
       load_rows(
           stage, visible, [&](int pass) { return k_ + pass * kRowsPerPass * params_.k_strides.token; },
           [&](int pass) { return v_ + pass * kRowsPerPass * params_.v_strides.token; });
       k_ += Traits::kTileTokens * params_.k_strides.token;
       v_ += Traits::kTileTokens * params_.v_strides.token;
+    } else if constexpr (kRowsAhead) {
+      load_rows(stage, visible, [&](int pass) { return k_rows_[pass]; }, [&](int pass) { return v_rows_[pass]; });
+    } else {
+      load_rows(
+          stage, visible, [&](int pass) { return k_ + of_row(k_lane_, pass); },
+          [&](int pass) { return v_ + of_row(v_lane_, pass); });
     }
   }
   __device__ __forceinline__ void finish(int stage) {
@@ -95,34 +101,46 @@ class CpAsyncLoader {
                                                     const ItemRows& item, int slot) {
     const auto* q = static_cast<const Element*>(params.q);
     const typename Traits::QueryLayout layout;
+    constexpr int kRowChunks = Traits::kHeadDim / kChunk;
     const int rows = item.count / Traits::kHeads;  // of a head
-    for (int i = int(threadIdx.x) % kProducerThreads; i < Traits::kHeads * Traits::kRows * kLanesPerRow;
+    for (int i = int(threadIdx.x) % kProducerThreads; i < Traits::kHeads * Traits::kRows * kRowChunks;
          i += kProducerThreads) {
-      const int head = i / (Traits::kRows * kLanesPerRow), row = i / kLanesPerRow % Traits::kRows;
-      const int column = i % kLanesPerRow * kChunk;
+      const int head = i / (Traits::kRows * kRowChunks), row = i / kRowChunks % Traits::kRows;
+      const int column = i % kRowChunks * kChunk;
       const QueryRow from = item.query_row(params, head * rows + row);
       copy_or_zero(ring.query(slot, head) + layout(row, column), q + params.q_strides.offset(item.seq, from) + column,
-                   row < rows);
+                   row < rows && has_column(params, column));
     }
   }
 
  private:
+  // A kernel that can do more takes both kinds of cache.
+  __device__ __forceinline__ bool paged() const { return Traits::kPaged && (!Traits::kGeneral || params_.paged()); }
   __device__ __forceinline__ static int producer_thread() { return int(threadIdx.x) - Traits::kComputeThreads; }
   __device__ __forceinline__ static int producer_warp() { return producer_thread() / 32; }
+  // This warp's first token, in the tile, and among those of the warp that computes with it.
+  __device__ __forceinline__ static int first_token() {
+    return Traits::first_token_of_warp(producer_warp()) + first_row();
+  }
+  __device__ __forceinline__ static int first_row() { return producer_warp() % Traits::kColumnWarps * kTokens; }
   __device__ __forceinline__ static int row_of_lane() { return int(threadIdx.x) % 32 / kLanesPerRow; }
-  __device__ __forceinline__ static int column_of_lane() { return int(threadIdx.x) % kLanesPerRow * kChunk; }
+  __device__ __forceinline__ static bool has_column(const DecodeParams& params, int column) {
+    return !Traits::kGeneral || column < params.head_dim;
+  }
+  __device__ __forceinline__ static int chunk_of_lane() { return int(threadIdx.x) % kLanesPerRow; }
 
   // This lane's chunk of a token of its head; in a paged cache `batch` is a page.
-  __device__ __forceinline__ const Element* source(const void* cache, const CacheStrides& strides, int32_t batch,
-                                                   int32_t token) const {
-    return static_cast<const Element*>(cache) + batch * strides.batch +
+  __device__ __forceinline__ const Cached* source(const void* cache, const CacheStrides& strides, int32_t batch,
+                                                  int32_t token) const {
+    return static_cast<const Cached*>(cache) + batch * strides.batch +
            (rows_.kv_head + Traits::head_of_warp(producer_warp())) * strides.head + token * strides.token +
-           column_of_lane();
+           chunk_of_lane() * (16 / int(sizeof(Cached)));
   }
 
   // What the lane that looked up the token of this lane's row has.
-  __device__ __forceinline__ static int64_t of_row(int64_t of_lane, int pass) {
-    return __shfl_sync(~0u, of_lane, pass * kRowsPerPass + row_of_lane());
+  __device__ __forceinline__ static int64_t of_row(const int64_t (&of_lane)[kTokensOfLane], int pass) {
+    const int row = pass * kRowsPerPass;
+    return __shfl_sync(~0u, of_lane[row / 32], row % 32 + row_of_lane());
   }
 
   // This lane's rows of a tile: in each pass one of K and one of V.
@@ -130,14 +148,15 @@ class CpAsyncLoader {
   __device__ __forceinline__ void load_rows(int stage, int32_t visible, const KeysOf& keys_of,
                                             const ValuesOf& values_of) {
     const typename Traits::KvLayout layout;
-    const int lane_offset = layout(row_of_lane(), column_of_lane());
-    const int lane_visible = visible - Traits::first_token_of_warp(producer_warp()) - row_of_lane();
+    const int lane_offset = layout(first_row() + row_of_lane(), chunk_of_lane() * kChunk);
+    int lane_visible = visible - first_token() - row_of_lane();
+    if (!has_column(params_, chunk_of_lane() * (16 / int(sizeof(Cached))))) lane_visible = 0;
     Element* keys = ring_.keys(stage, producer_warp());
     Element* values = ring_.values(stage, producer_warp());
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = pass * kRowsPerPass;
-      // layout(row + row_of_lane(), column_of_lane()): the two rows have no bit in common, and the swizzle is linear in
+      // layout(row + row_of_lane(), its column): the two rows have no bit in common, and the swizzle is linear in
       // bits, so one constant a pass does what would otherwise be a register a pass.
       const int offset = lane_offset ^ layout(row, 0);
       // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
@@ -146,29 +165,33 @@ class CpAsyncLoader {
     }
   }
 
-  // The place of this lane's token of the tile that begins with `token`, its page as it stands in the table: to clamp
-  // it would be to wait for it. A token beyond the sequence has none: what follows in the table may be anything.
+  // The places of this lane's tokens of the tile that begins with `token`, their pages as they stand in the table: to
+  // clamp them would be to wait for them. A token beyond the sequence has none: what follows in the table may be
+  // anything.
   __device__ __forceinline__ void find_page(int32_t token, int32_t visible) {
     const PageTable& table = params_.page_table;
-    const int lane = int(threadIdx.x) % 32, in_tile = Traits::first_token_of_warp(producer_warp()) + lane;
-    place_ = {0, 0};
-    if (lane >= Traits::kWarpTokens || in_tile >= visible) return;
-    const int32_t index = quotient(token + in_tile, table.page_size);
-    place_ = {table.entry(rows_.seq, index), token + in_tile - index * table.page_size};
+#pragma unroll
+    for (int i = 0; i < kTokensOfLane; ++i) {
+      const int in_warp = int(threadIdx.x) % 32 + 32 * i, in_tile = first_token() + in_warp;
+      place_[i] = {0, 0};
+      if (in_warp >= kTokens || in_tile >= visible) continue;
+      const int32_t index = quotient(token + in_tile, table.page_size);
+      place_[i] = {table.entry(rows_.seq, index), token + in_tile - index * table.page_size};
+    }
   }
 
   const DecodeParams& params_;
   const TileRing<Traits>& ring_;
   ItemRows rows_{};
-  const Element* k_ = nullptr;  // this lane's chunk of the next tile's K; if paged, of page 0
-  const Element* v_ = nullptr;  // ... and V
+  const Cached* k_ = nullptr;  // this lane's chunk of the next tile's K; if paged, of page 0
+  const Cached* v_ = nullptr;  // ... and V
   // If paged: where the token of the next tile is that this lane looks up; in the cache, of the tile to load; and this
   // lane's rows of that one.
   struct {
     int32_t page, token;
-  } place_{};
-  int64_t k_lane_ = 0, v_lane_ = 0;
-  const Element *k_rows_[kPasses], *v_rows_[kPasses];
+  } place_[kTokensOfLane]{};
+  int64_t k_lane_[kTokensOfLane]{}, v_lane_[kTokensOfLane]{};
+  const Cached *k_rows_[kPasses], *v_rows_[kPasses];
 };
 
 }  // namespace leanattn

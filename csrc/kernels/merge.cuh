@@ -90,7 +90,7 @@ class MergePass {
       for (int i = 0; i < kThreadRows; ++i) there = there & is_written(parts_[i].ml[p]);
       uint32_t lanes = __ballot_sync(~0u, !there);
       if constexpr (Factors::kParts == 2) lanes = (lanes | lanes >> 16) & 0xFFFFu;  // two rows in a warp
-      result |= lanes << (p * Factors::kRowThreads % 32);
+      result |= lanes << (p * Factors::kRowLanes % 32);
     }
     return result;
   }

@@ -10,8 +10,9 @@ namespace leanattn {
 // has one, or two where a row has only sixteen threads; what they weigh goes round by shuffles.
 template <typename Traits>
 struct MergeFactors {
-  static constexpr int kRowThreads = Traits::kHeadDim / 4;  // a thread has four columns of a row
-  static constexpr int kMaxPartials = 32, kParts = kMaxPartials / kRowThreads;
+  static constexpr int kRowThreads = Traits::kHeadDim / 4;               // a thread has four columns of a row
+  static constexpr int kRowLanes = kRowThreads < 32 ? kRowThreads : 32;  // of a warp; two warps of a row do the same
+  static constexpr int kMaxPartials = 32, kParts = kMaxPartials / kRowLanes;
   static_assert(MergeGroups::kMaxAtOnce <= kMaxPartials);
   static_assert(kMaxPartials * kMaxPartials >= tile_table::kMaxWorkers, "members of a group, and groups");
 
@@ -26,7 +27,7 @@ struct MergeFactors {
       Parts parts;
 #pragma unroll
       for (int p = 0; p < kParts; ++p) {
-        const int32_t n = thread_of_row + p * kRowThreads;
+        const int32_t n = thread_of_row % kRowLanes + p * kRowLanes;
         const float* ml = list.at(n) + row * Partial<Traits>::kRow + Traits::kHeadDim;
         parts.ml[p] = n < list.count ? ptx::load_relaxed(reinterpret_cast<const float2*>(ml)) : float2{kNoMaximum, 0.f};
       }
@@ -39,7 +40,7 @@ struct MergeFactors {
 #pragma unroll
     for (int p = 0; p < kParts; ++p) result.ml.x = fmaxf(result.ml.x, parts.ml[p].x);
 #pragma unroll
-    for (int step = 1; step < kRowThreads; step *= 2) {
+    for (int step = 1; step < kRowLanes; step *= 2) {
       result.ml.x = fmaxf(result.ml.x, __shfl_xor_sync(~0u, result.ml.x, step));
     }
 #pragma unroll
@@ -48,15 +49,15 @@ struct MergeFactors {
       result.ml.y += parts.ml[p].y * result.factor[p];
     }
 #pragma unroll
-    for (int step = 1; step < kRowThreads; step *= 2) result.ml.y += __shfl_xor_sync(~0u, result.ml.y, step);
+    for (int step = 1; step < kRowLanes; step *= 2) result.ml.y += __shfl_xor_sync(~0u, result.ml.y, step);
     return result;
   }
   // Of the list's n-th partial.
   __device__ __forceinline__ float operator[](int32_t n) const {
-    float result = __shfl_sync(~0u, factor[0], n % kRowThreads, kRowThreads);
+    float result = __shfl_sync(~0u, factor[0], n % kRowLanes, kRowLanes);
     if constexpr (kParts == 2) {
-      const float second = __shfl_sync(~0u, factor[1], n % kRowThreads, kRowThreads);
-      if (n >= kRowThreads) result = second;
+      const float second = __shfl_sync(~0u, factor[1], n % kRowLanes, kRowLanes);
+      if (n >= kRowLanes) result = second;
     }
     return result;
   }

@@ -7,7 +7,9 @@
 
 namespace leanattn {
 
-enum class DType : int32_t { kFloat16, kBFloat16, kFloat32 };
+enum class DType : int32_t { kFloat16, kBFloat16, kFloat32, kFloat8E4M3, kFloat8E5M2 };
+constexpr bool is_float8(DType dtype) { return dtype == DType::kFloat8E4M3 || dtype == DType::kFloat8E5M2; }
+constexpr int32_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : (is_float8(dtype) ? 1 : 2); }
 
 // Strides in elements. The last dimension (head_dim) is contiguous.
 struct CacheStrides {
@@ -43,29 +45,44 @@ struct RowStrides {
   }
 };
 
+// Of a cache of few bits: what its elements of a KV head are multiplied with.
+struct HeadScales {
+  const float* values;  // [1] or [num_kv_heads]; null: 1
+  int32_t stride;       // from one head's to the next one's: 0 or 1
+
+  LEANATTN_HOST_DEVICE const float* of_head(int32_t kv_head) const {
+    return values == nullptr ? nullptr : values + kv_head * stride;
+  }
+  LEANATTN_HOST_DEVICE float operator[](int32_t kv_head) const {
+    return values == nullptr ? 1.f : values[kv_head * stride];
+  }
+};
+
 // Scratch memory of stage 3. Its owner guarantees that no other call in flight uses it.
 struct Workspace {
   float* partials;    // [partial_slots(workers), partial_floats]: of a partial, un-normalised O, m (log2 units) and l
   uint32_t* tickets;  // [workers], all zero before a call; every call leaves them zero
 };
-// Floats of a row of a partial beside head_dim of O: m, l, and two that keep rows at multiples of 16 bytes.
+// Floats of a row of a partial beside those of O, the kernel's head_dim: m, l, and two that keep rows at multiples of
+// 16 bytes.
 constexpr int32_t kPartialRowExtra = 4;
 
-// What changes the scores, or which tokens a query sees (leanattn/decode.py); by default nothing does. For the CPU
-// backend only: no CUDA kernel reads it.
+// What changes the scores, or which tokens a query sees (leanattn/decode.py); by default nothing does.
 struct ScoreOptions {
   int32_t window_left = -1, window_right = -1;  // tokens ahead of and after its own that a query sees; -1: all
   float softcap_log2 = 0;                       // softcap * log2(e); 0: none
   int64_t alibi_batch_stride = 0;
   const float* sinks = nullptr;         // [num_kv_heads * group]; null: none
   const float* alibi_slopes = nullptr;  // [batch or 1, num_kv_heads * group], stride alibi_batch_stride; null: none
-  const int32_t* leftpad = nullptr;     // [batch]; null: 0
-  // [batch] the first token of a sequence that any query sees; null: 0. seqlens then are those of what follows.
-  const int32_t* first_tokens = nullptr;
+  const int32_t* leftpad = nullptr;     // [batch] tokens that are not seen; null: none
 
-  bool hides_tokens() const { return window_left >= 0 || leftpad != nullptr; }
+  // Of a query head, in alibi_slopes.
+  LEANATTN_HOST_DEVICE int32_t first_slope(int32_t seq, int32_t head) const {
+    return static_cast<int32_t>(seq * alibi_batch_stride) + head;
+  }
+  // But for window_right, of which DecodeParams::causal_tokens says all.
   bool any() const {
-    return hides_tokens() || window_right >= 0 || softcap_log2 != 0 || sinks != nullptr || alibi_slopes != nullptr;
+    return window_left >= 0 || leftpad != nullptr || softcap_log2 != 0 || sinks != nullptr || alibi_slopes != nullptr;
   }
 };
 
@@ -88,7 +105,9 @@ struct DecodeParams {
   RowStrides q_strides, out_strides;
   CacheStrides k_strides, v_strides;
 
-  DType dtype;  // of q, k, v and out
+  DType dtype;        // of q and out
+  DType cache_dtype;  // of k and v: the same, or float8
+  HeadScales k_scales, v_scales;
   int32_t batch;
   int32_t num_kv_heads;
   int32_t q_len;
@@ -100,14 +119,15 @@ struct DecodeParams {
   int32_t row_blocks;     // items per (sequence, KV head); 1 unless heads is 1
   int32_t heads;          // KV heads of an item
   int32_t head_dim;
-  int32_t max_tokens;
+  int32_t max_tokens;   // of a sequence: what the cache can hold,
+  int32_t seen_tokens;  // ... and what its queries see at most: as many, or fewer with scores.window_left
   int32_t tile_tokens;
   int32_t item_cost;  // schedule.h
   // Workers, CTAs or threads, are teams x team_size. A team is what schedule.h calls a worker: its members have the
   // same tokens of neighbouring items, team_size of them (tile_table.h).
   int32_t workers, teams, team_size;
   int32_t items_per_team;  // of a sequence: its items / team_size
-  int32_t partial_floats;  // heads x block_rows x (head_dim + kPartialRowExtra)
+  int32_t partial_floats;  // heads x block_rows x (head_dim of the kernel + kPartialRowExtra)
   // The caller's promise, or -1 for none: whatever in the stream may still run when the call begins writes at most the
   // last fresh_tokens tokens of each sequence, and neither lengths, nor plan, nor any other token.
   int32_t fresh_tokens;
@@ -117,6 +137,7 @@ struct DecodeParams {
   DebugOptions debug;
   PageTable page_table;
   ScoreOptions scores;
+  bool score_options;  // there are some
 
   LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
     const int32_t token = q_len == 1 ? 0 : row / group;
@@ -132,7 +153,7 @@ struct DecodeParams {
   }
   // The line of the items that the first members of all teams have.
   LEANATTN_HOST_DEVICE TileLine line() const {
-    return {seqlens, batch, items_per_team, tile_tokens, max_tokens, item_cost};
+    return {seqlens, batch, items_per_team, tile_tokens, seen_tokens, item_cost, max_tokens, scores.leftpad};
   }
 };
 

@@ -1,15 +1,18 @@
 // The decode kernel of sm_80 and up.
 #pragma once
 
+#include "launch.h"
 #include "loader_cp_async.cuh"
 
 namespace leanattn {
 
-template <typename Element, int kHeadDim, int kRows, int kHeads, bool kPaged_>
-struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads> {
-  using Base = TileTraits<Element, kHeadDim, kRows, kHeads>;
+template <typename Element, int kHeadDim, int kRows, int kHeads, KernelKind kKind>
+struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, is_float8(kKind) ? 1 : 2> {
+  using Base = TileTraits<Element, kHeadDim, kRows, kHeads, is_float8(kKind) ? 1 : 2>;
   using Loader = CpAsyncLoader<PortableTraits>;
-  static constexpr bool kPaged = kPaged_;  // a kernel of its own: what the other has to fetch stays as it is
+  static constexpr bool kPaged = kKind != KernelKind::kPlain;
+  static constexpr bool kGeneral = is_general(kKind);
+  static constexpr bool kE4M3 = kKind == KernelKind::kE4M3;
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 
   // With more than three tiles in flight an SM, the memory system of an H200 only queues them, and serves the SMs less

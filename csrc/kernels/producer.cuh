@@ -22,6 +22,7 @@ struct TileCursor {
   Span span;      // the current one
   int32_t token;  // first token of the next tile
   int32_t end;    // of the span
+  int32_t ahead;  // tokens of the sequence that no query sees, ahead of those that are counted here
   bool first;     // the next tile is the span's first
 
   __device__ __forceinline__ explicit TileCursor(const SpanCursor& at) : spans(at) { begin_span(); }
@@ -46,6 +47,8 @@ struct TileCursor {
     span = spans.span();
     token = span.tile_begin * Traits::kTileTokens;
     end = min(span.tokens, span.tile_end * Traits::kTileTokens);
+    ahead = 0;
+    if constexpr (Traits::kGeneral) ahead = spans.line.first_token(span.seq);
     first = true;
   }
 };
@@ -71,7 +74,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
   using Loader = typename Traits::Loader;
   const bool promised = params.promised();
   if (!promised) ptx::grid_dependency_wait();
-  const WorkerShare share = worker_share(params, Traits::kTileTokens, team_here());
+  const WorkerShare share = worker_share<Traits>(params, team_here());
   TileCursor<Traits> tiles(share.spans);
   ItemRows rows{};
   if (!tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
@@ -114,8 +117,8 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     }
     if (tiles.done()) return;
     const int32_t visible = tiles.visible();
-    if (tiles.first) loader.begin_span(rows, tiles.token, visible);
-    loader.locate(tiles.token, visible);
+    if (tiles.first) loader.begin_span(rows, tiles.ahead + tiles.token, visible);
+    loader.locate(tiles.ahead + tiles.token, visible);
     if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
@@ -131,6 +134,9 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     if (Loader::writes_notes()) {
       const int32_t flags = (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0);
       ring.smem.notes[stage.slot] = {visible, flags, rows.first_row};
+      if constexpr (Traits::kGeneral) {
+        if (tiles.first) ring.smem.origins[span_slot.slot] = {rows.seq, rows.kv_head};
+      }
     }
     if (waiting && begun > 1) {
       ++held;  // it is there, but its queries are not

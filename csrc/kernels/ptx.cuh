@@ -28,6 +28,20 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
+#if __CUDA_ARCH__ >= 890
+// The first two of four e4m3, or the last two, as float16.
+template <int kHalf>
+__device__ __forceinline__ uint32_t float16_of_e4m3(uint32_t four) {
+  uint32_t pair;
+  if constexpr (kHalf == 0) {
+    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %1; cvt.rn.f16x2.e4m3x2 %0, a; }" : "=r"(pair) : "r"(four));
+  } else {
+    asm("{ .reg .b16 a, b; mov.b32 {a, b}, %1; cvt.rn.f16x2.e4m3x2 %0, b; }" : "=r"(pair) : "r"(four));
+  }
+  return pair;
+}
+#endif
+
 // Loads that stay where they stand: compilers move one to where its value is used. Past L1.
 __device__ __forceinline__ int4 load_now(const int4* from) {
   int4 v;

@@ -41,20 +41,28 @@ LEANATTN_HOST_DEVICE constexpr int32_t quotient(int32_t a, int32_t b) {
 LEANATTN_HOST_DEVICE constexpr int32_t ceil_div(int32_t a, int32_t b) { return quotient(a + b - 1, b); }
 
 // The batch seen as one line of lean tiles.
+//
+// Of a sequence with a sliding window, or with padding on the left, the line has only what any of its queries sees: its
+// last tokens. Who reads K and V adds where those begin.
 struct TileLine {
   const int32_t* seqlens;  // [batch] KV tokens of each sequence; device memory for a CUDA kernel
   int32_t batch;
   int32_t items_per_seq;  // output tiles of a sequence: KV heads x query blocks
   int32_t tile_tokens;
-  int32_t max_tokens;     // capacity of the cache
-  int32_t item_cost = 0;  // units of an item besides its tiles
+  int32_t max_tokens;                // of a sequence, that are seen: as many as the cache can hold, or a window
+  int32_t item_cost = 0;             // units of an item besides its tiles
+  int32_t capacity = 0;              // tokens of a sequence that the cache can hold
+  const int32_t* leftpad = nullptr;  // [batch] tokens of each sequence ahead of those that are seen; null: none
 
   // The lengths live on the device and cannot be checked before the launch, so a bad one is clamped here:
   // it may give a wrong answer for its own sequence but never an access outside the cache.
   LEANATTN_HOST_DEVICE int32_t tokens(int32_t seq) const {
     const int32_t n = seqlens[seq];
-    return n < 0 ? 0 : (n > max_tokens ? max_tokens : n);
+    if (leftpad == nullptr) return clamped(n, max_tokens);
+    return clamped(clamped(n, capacity) - clamped(leftpad[seq], capacity), max_tokens);
   }
+  // Where those that are seen begin, in the sequence.
+  LEANATTN_HOST_DEVICE int32_t first_token(int32_t seq) const { return clamped(seqlens[seq], capacity) - tokens(seq); }
   // Of the sequence after it, if there is one.
   LEANATTN_HOST_DEVICE int32_t tokens_after(int32_t seq) const { return seq + 1 < batch ? tokens(seq + 1) : 0; }
   LEANATTN_HOST_DEVICE int32_t tiles_of(int32_t tokens) const { return ceil_div(tokens, tile_tokens); }
@@ -63,6 +71,9 @@ struct TileLine {
   LEANATTN_HOST_DEVICE int32_t units_of(int32_t tokens) const { return tokens == 0 ? 0 : tiles_of(tokens) + item_cost; }
   LEANATTN_HOST_DEVICE int32_t item_units(int32_t seq) const { return units_of(tokens(seq)); }
   LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const { return item_units(seq) * items_per_seq; }
+
+ private:
+  LEANATTN_HOST_DEVICE static int32_t clamped(int32_t n, int32_t most) { return n < 0 ? 0 : (n > most ? most : n); }
 };
 
 // The cut of the line into equal shares: the first `longer` workers take share + 1 units, the others share, as far as

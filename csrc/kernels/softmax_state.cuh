@@ -18,6 +18,7 @@ namespace leanattn {
 // one still makes a factor of 0.
 constexpr float kNoMaximum = -std::numeric_limits<float>::max();
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kLog2E = 1.4426950408889634f;
 
 // The factor that re-scales l and O from maximum m to a maximum that is at least m.
 __device__ __forceinline__ float rescale_factor(float m, float new_m) { return ptx::exp2_approx(m - new_m); }

@@ -4,6 +4,8 @@
 
 #include <cutlass/numeric_conversion.h>
 
+#include "float8.cuh"
+#include "score_changes.cuh"
 #include "softmax_state.cuh"
 #include "traits.cuh"
 
@@ -23,10 +25,11 @@ struct CausalRows {
 template <typename Traits>
 class TileLoop {
   using Element = typename Traits::Element;
+  using Operand = typename Traits::Operand;
   using TiledMma = typename Traits::TiledMma;
   static constexpr int kRowAtoms = Traits::kRows / 8;
   static constexpr int kTokenAtoms = Traits::kWarpTokens / 16;
-  static constexpr int kColumnAtoms = Traits::kHeadDim / 16;
+  static constexpr int kColumnAtoms = Traits::kWarpColumns / 16;
   static constexpr int kDepthAtoms = Traits::kHeadDim / 16;
   static constexpr bool kTwoScoreChains = kRowAtoms * kTokenAtoms <= 2;
 
@@ -42,9 +45,12 @@ class TileLoop {
   static constexpr int kThreadRows = 2 * kRowAtoms;
   static constexpr int kThreadColumns = 2 * kColumnAtoms;
 
-  // Query row of this lane's r, and token or column of its i.
+  // Query row of this lane's r, token of its i, and column of O.
   __device__ __forceinline__ static int row(int lane, int r) { return r / 2 * 8 + lane % 4 * 2 + r % 2; }
   __device__ __forceinline__ static int place(int lane, int i) { return i / 2 * 16 + i % 2 * 8 + lane / 4; }
+  __device__ __forceinline__ static int column(int lane, int i) {
+    return Traits::kItemsize == 1 ? Float8<Traits>::column(lane, i) : place(lane, i);
+  }
 
   SoftmaxState<kThreadRows> state;
 
@@ -53,11 +59,16 @@ class TileLoop {
   }
 
   // `query`: [rows, head_dim] in shared memory, QueryLayout. It stays valid until the end of the span.
-  __device__ __forceinline__ void begin_span(const Element* query) {
+  __device__ __forceinline__ void begin_span(const Element* query, float scale_log2) {
     state.clear();
     cute::clear(output_);
     query_memory_ = query;
-    if constexpr (Traits::kQueryInRegisters) {
+    scale_ = scale_log2;
+    if constexpr (Traits::kItemsize == 1) {
+      static_assert(Traits::kQueryInRegisters);
+      scale_ /= Float8<Traits>::kUnit;
+      Float8<Traits>::load_query(query, query_, row_scales_);
+    } else if constexpr (Traits::kQueryInRegisters) {
       using namespace cute;
       auto copier = query_copier();
       auto thread_copy = copier.get_thread_slice(int(threadIdx.x) % 32);
@@ -66,20 +77,31 @@ class TileLoop {
   }
 
   // Folds in this warp's tokens of a tile; `visible`, at least one, belong to the sequence from the first of them on.
-  // `keys`, `values`: [kWarpTokens, head_dim], KvLayout.
-  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, float scale_log2, int visible,
-                                            const CausalRows& causal) {
+  // `keys`: [kWarpTokens, units], KvLayout. `values`: this warp's columns of V, [kWarpTokens, units], ValueLayout.
+  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, int visible,
+                                            const CausalRows& causal, const ScoreChanges<Traits>& changes) {
     using namespace cute;
     auto scores = multiply_key_query(keys);
 #pragma unroll
-    for (int i = 0; i < size(scores); ++i) scores(i) *= scale_log2;
+    for (int i = 0; i < size(scores); ++i) scores(i) *= scale_;
 
     auto thread_scores = make_tensor(scores.data(), ThreadRowsLayout<kTokenAtoms>{});
+    if constexpr (Float8<Traits>::kScaledRows && Traits::kItemsize == 1) {
+#pragma unroll
+      for (int r = 0; r < kThreadRows; ++r) {
+#pragma unroll
+        for (int t = 0; t < size<1>(thread_scores); ++t) thread_scores(r, t) *= row_scales_[r];
+      }
+    }
+    changes.template apply<TileLoop>(thread_scores);
     if (visible - causal.tokens < Traits::kWarpTokens) {
       const int lane = int(threadIdx.x) % 32;
       int seen[kThreadRows];
 #pragma unroll
-      for (int r = 0; r < kThreadRows; ++r) seen[r] = visible - causal.hidden(row(lane, r));
+      for (int r = 0; r < kThreadRows; ++r) {
+        seen[r] = visible - causal.hidden(row(lane, r));
+        if constexpr (Traits::kGeneral) seen[r] = min(seen[r], visible);  // of windows that reach further
+      }
 #pragma unroll
       for (int t = 0; t < size<1>(thread_scores); ++t) {
 #pragma unroll
@@ -110,27 +132,44 @@ class TileLoop {
   // odd steps: one chain of dependent MMAs would be the longest wait of the loop.
   __device__ __forceinline__ auto multiply_key_query(const Element* keys_memory) const {
     using namespace cute;
-    auto keys = make_tensor(make_smem_ptr(keys_memory), typename Traits::KvLayout{});  // [tokens, head_dim]
-    auto fragment = thread_mma().partition_fragment_A(keys);  // (MMA, tokens / 16, head_dim / 16)
-    auto copier = make_tiled_copy_A(LoadMatrix{}, TiledMma{});
-    auto thread_copy = copier.get_thread_slice(int(threadIdx.x) % 32);
-    copy(copier, thread_copy.partition_S(keys), thread_copy.retile_D(fragment));
-
     using ScoreShape = Shape<Int<Traits::kWarpTokens>, Int<Traits::kRows>>;
     auto scores = partition_fragment_C(TiledMma{}, ScoreShape{});  // (MMA, tokens / 16, rows / 8)
     auto odd_scores = partition_fragment_C(TiledMma{}, ScoreShape{});
     clear(scores);
     clear(odd_scores);
-#pragma unroll
-    for (int k = 0; k < kDepthAtoms; ++k) {
+    const auto multiply = [&](int k, const auto& keys_of_step) {
       const bool odd = kTwoScoreChains && k % 2 == 1;
-      gemm(TiledMma{}, fragment(_, _, k), query_step(k), odd ? odd_scores : scores);
+      gemm(TiledMma{}, keys_of_step, query_step(k), odd ? odd_scores : scores);
+    };
+    if constexpr (Traits::kItemsize == 1) {
+      auto steps = make_tensor<Operand>(Shape<_8, Int<kTokenAtoms>, _2>{});
+#pragma unroll
+      for (int k = 0; k < kDepthAtoms; k += 2) {
+#pragma unroll
+        for (int m = 0; m < kTokenAtoms; ++m) Float8<Traits>::load_keys(keys_memory, m, k / 2, steps(_, m, _));
+        multiply(k, steps(_, _, 0));
+        multiply(k + 1, steps(_, _, 1));
+      }
+    } else {
+      const auto fragment = load_keys(keys_memory);
+#pragma unroll
+      for (int k = 0; k < kDepthAtoms; ++k) multiply(k, fragment(_, _, k));
     }
     if constexpr (kTwoScoreChains) {
 #pragma unroll
       for (int i = 0; i < size(scores); ++i) scores(i) += odd_scores(i);
     }
     return scores;
+  }
+
+  __device__ __forceinline__ auto load_keys(const Element* keys_memory) const {
+    using namespace cute;
+    auto keys = make_tensor(make_smem_ptr(keys_memory), typename Traits::KvLayout{});  // [tokens, head_dim]
+    auto fragment = thread_mma().partition_fragment_A(keys);  // (MMA, tokens / 16, head_dim / 16)
+    auto copier = make_tiled_copy_A(LoadMatrix{}, TiledMma{});
+    auto thread_copy = copier.get_thread_slice(int(threadIdx.x) % 32);
+    copy(copier, thread_copy.partition_S(keys), thread_copy.retile_D(fragment));
+    return fragment;
   }
 
   // Columns 16 k to 16 k + 15 of Q as an operand, (MMA, rows / 8): from the registers, or from shared memory.
@@ -152,10 +191,33 @@ class TileLoop {
   __device__ __forceinline__ void multiply_value_weight(const Element* values_memory, const Scores& scores) {
     using namespace cute;
     const auto weights = weight_operand(scores);
+    const auto multiply = [&](int m, int k, const auto& values_of_step) {
+#pragma unroll
+      for (int n = 0; n < kRowAtoms; ++n) gemm(TiledMma{}, values_of_step, weights(_, n, k), output_(_, m, n));
+    };
+    if constexpr (Traits::kItemsize == 1) {
+      auto step = make_tensor<Operand>(Shape<_8, _2>{});
+#pragma unroll
+      for (int k = 0; k < kTokenAtoms; ++k) {
+#pragma unroll
+        for (int m = 0; m < kColumnAtoms; m += 2) {
+          Float8<Traits>::load_values(values_memory, m / 2, k, step);
+          multiply(m, k, step(_, 0));
+          multiply(m + 1, k, step(_, 1));
+        }
+      }
+    } else {
+      load_and_multiply_values(values_memory, multiply);
+    }
+  }
+
+  template <typename Multiply>
+  __device__ __forceinline__ void load_and_multiply_values(const Element* values_memory, const Multiply& multiply) {
+    using namespace cute;
     // V is [tokens, head_dim] in memory and the [head_dim, tokens] operand of the MMA: ldmatrix transposes.
-    using TransposedShape = Shape<Int<Traits::kHeadDim>, Int<Traits::kWarpTokens>>;
+    using TransposedShape = Shape<Int<Traits::kWarpColumns>, Int<Traits::kWarpTokens>>;
     auto transposed =
-        composition(typename Traits::KvLayout{}, Layout<TransposedShape, Stride<Int<Traits::kWarpTokens>, _1>>{});
+        composition(typename Traits::ValueLayout{}, Layout<TransposedShape, Stride<Int<Traits::kWarpTokens>, _1>>{});
     auto values = make_tensor(make_smem_ptr(values_memory), transposed);
     auto fragment = thread_mma().partition_fragment_A(
         make_tensor(make_smem_ptr(values_memory), Layout<TransposedShape>{}));  // (MMA, head_dim / 16, tokens / 16)
@@ -168,8 +230,7 @@ class TileLoop {
 #pragma unroll
       for (int m = 0; m < kColumnAtoms; ++m) {
         copy(copier, from(_, m, k), to(_, m, k));
-#pragma unroll
-        for (int n = 0; n < kRowAtoms; ++n) gemm(TiledMma{}, fragment(_, m, k), weights(_, n, k), output_(_, m, n));
+        multiply(m, k, fragment(_, m, k));
       }
     }
   }
@@ -179,8 +240,8 @@ class TileLoop {
   template <typename Scores>
   __device__ __forceinline__ static auto weight_operand(const Scores& scores) {
     using namespace cute;
-    auto weights = make_tensor<Element>(Shape<_4, Int<kRowAtoms>, Int<kTokenAtoms>>{});
-    cutlass::NumericArrayConverter<Element, float, 2> to_elements;
+    auto weights = make_tensor<Operand>(Shape<_4, Int<kRowAtoms>, Int<kTokenAtoms>>{});
+    cutlass::NumericArrayConverter<Operand, float, 2> to_elements;
 #pragma unroll
     for (int n = 0; n < kRowAtoms; ++n) {
 #pragma unroll
@@ -197,13 +258,15 @@ class TileLoop {
   }
 
   using OutputFragment = decltype(cute::partition_fragment_C(
-      TiledMma{}, cute::Shape<cute::Int<Traits::kHeadDim>, cute::Int<Traits::kRows>>{}));
-  using QueryFragment = decltype(cute::make_tensor<Element>(
+      TiledMma{}, cute::Shape<cute::Int<Traits::kWarpColumns>, cute::Int<Traits::kRows>>{}));
+  using QueryFragment = decltype(cute::make_tensor<Operand>(
       cute::partition_shape_B(TiledMma{}, cute::Shape<cute::Int<Traits::kRows>, cute::Int<Traits::kHeadDim>>{})));
 
   OutputFragment output_;  // (MMA, head_dim / 16, rows / 8)
   QueryFragment query_;    // (MMA, rows / 8, head_dim / 16); unused, and no register, if Q stays in shared memory
   const Element* query_memory_ = nullptr;
+  float scale_;                    // of scores, to log2 units
+  float row_scales_[kThreadRows];  // of a float8 cache
 };
 
 }  // namespace leanattn

@@ -36,7 +36,7 @@ struct TileRing {
 
   SharedMemory& smem;
   int num_stages;
-  Element* tiles;    // [stage, warp, K|V, kWarpTokens, head_dim]
+  Element* tiles;    // [stage, token warp, K|V, kWarpTokens, units]
   Element* queries;  // [slot, head, row, kQueryStride]
 
   __device__ __forceinline__ TileRing(unsigned char* memory, int stages)
@@ -58,10 +58,15 @@ struct TileRing {
   __device__ __forceinline__ int bytes() const { return num_stages * Traits::kStageElements * int(sizeof(Element)); }
 
   __device__ __forceinline__ Element* keys(int stage, int warp) const {
-    return tiles + stage * Traits::kStageElements + warp * 2 * Traits::kWarpElements;
+    return tiles + stage * Traits::kStageElements + warp / Traits::kColumnWarps * 2 * Traits::kWarpElements;
   }
   __device__ __forceinline__ Element* values(int stage, int warp) const {
     return keys(stage, warp) + Traits::kWarpElements;
+  }
+  // The columns of V that the warp takes.
+  __device__ __forceinline__ Element* value_columns(int stage, int warp) const {
+    constexpr int kColumnElements = Traits::kWarpElements / Traits::kColumnWarps;
+    return values(stage, warp) + warp % Traits::kColumnWarps * kColumnElements;
   }
   __device__ __forceinline__ Element* query(int slot, int head) const {
     return queries + slot * Traits::kQueryElements + head * Traits::kRows * Traits::kQueryStride;

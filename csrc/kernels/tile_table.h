@@ -9,13 +9,24 @@ namespace leanattn::tile_table {
 // Query rows of a KV head in an item at most. 32 rows x head_dim 128 of float32 O are 128 registers a thread when one
 // warp holds them; 64 would not fit. More become several query blocks, which read K and V again (mostly from L2).
 constexpr int32_t kMaxBlockRows = 32;
+// CUDA, with score options or a cache of 8 bits: what those take leaves no registers for 32.
+constexpr int32_t kMostRowsGeneral = 16;
+// ... and with a head_dim above 128 no more than a group of eight.
+constexpr int32_t kMostRowsWide = 8;
 
 // Workers at most; the size of a block of tickets. Far above any SM count, small enough to hand out freely (4 KiB).
 constexpr int32_t kMaxWorkers = 1024;
 
-// CUDA: 32 KiB of 16-bit K and V a tile, of one KV head or of several neighbours. One SM of an H200 reads that in
-// 0.9 us, short enough to balance small batches, and long enough that the work a tile costs besides hides behind it.
-constexpr int32_t cuda_tile_tokens(int32_t head_dim, int32_t heads) { return (head_dim <= 64 ? 128 : 64) / heads; }
+// CUDA: the head_dim of the kernel that serves one. Columns that there are not are zeros.
+constexpr int32_t kMaxCudaHeadDim = 256;
+constexpr int32_t cuda_head_dim(int32_t head_dim) { return head_dim <= 64 ? 64 : (head_dim <= 128 ? 128 : 256); }
+
+// CUDA: 32 KiB of K and V a tile, of one KV head or of several neighbours. One SM of an H200 reads that in 0.9 us,
+// short enough to balance small batches, and long enough that the work a tile costs besides hides behind it.
+constexpr int32_t kTileBytes = 32 * 1024;
+constexpr int32_t cuda_tile_tokens(int32_t head_dim, int32_t heads, int32_t itemsize) {
+  return kTileBytes / (2 * itemsize * head_dim * heads);
+}
 
 // CUDA: to switch items (load Q, merge the warps, write) takes a CTA about as long as a tile does.
 constexpr int32_t kCudaItemCost = 1;
@@ -36,10 +47,22 @@ constexpr int32_t kCpuItemCost = 0;
 // Query tokens of a sequence at most: what speculative decoding verifies at once.
 constexpr int32_t kMaxQueryTokens = 16;
 
-// What a call is, as far as it is known on the host. `rows`: query rows of a KV head.
+// What a call is, as far as it is known on the host. `max_tokens`: of a sequence that are seen; `rows`: query rows of a
+// KV head.
 struct Shape {
   int32_t batch, max_tokens, num_kv_heads, rows, head_dim;
   bool paged;
+  int32_t itemsize;  // bytes of an element of the cache
+  bool score_options;
+
+  constexpr bool wide() const { return head_dim > 128; }
+  // Needs a CUDA kernel that can do more, with fewer query rows.
+  constexpr bool general() const {
+    return score_options || itemsize == 1 || wide() || cuda_head_dim(head_dim) != head_dim;
+  }
+  constexpr int32_t cuda_tile(int32_t heads) const {
+    return cuda_tile_tokens(cuda_head_dim(head_dim), heads, itemsize);
+  }
 };
 
 // The query rows of a KV head in as few items as possible, of equal size.
@@ -52,9 +75,9 @@ struct RowBlocks {
   }
 };
 
-// Bytes of 16-bit K and V, if all sequences are as long as they can be.
+// Bytes of K and V, if all sequences are as long as they can be.
 constexpr double cuda_bytes(const Shape& shape) {
-  return 4.0 * shape.batch * shape.max_tokens * shape.num_kv_heads * shape.head_dim;
+  return 2.0 * shape.itemsize * shape.batch * shape.max_tokens * shape.num_kv_heads * shape.head_dim;
 }
 
 // CUDA: to merge partials of many rows takes long, and to read little K and V again from L2 does not. Of 4 MB of
@@ -62,6 +85,8 @@ constexpr double cuda_bytes(const Shape& shape) {
 // of 67 MB 41, 29 and 40; of 268 MB 141, 85 and 76 (docs/tuning.md).
 constexpr int32_t cuda_block_rows(const Shape& shape) {
   const double bytes = cuda_bytes(shape);
+  if (shape.wide()) return kMostRowsWide;
+  if (shape.general()) return bytes <= 8e6 ? 8 : kMostRowsGeneral;
   return bytes <= 8e6 ? 8 : (bytes <= 100e6 ? 16 : kMaxBlockRows);
 }
 
@@ -73,11 +98,11 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // many sequences of two tiles at most, of which to switch items takes longer than to read them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
-  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows) return 1;
+  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || shape.wide()) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
   const bool few_cuts = 10 * items >= 9 * workers;
   if (shape.num_kv_heads <= kHeadsForATeam && !shape.paged) {
-    const bool short_sequences = shape.max_tokens <= 2 * cuda_tile_tokens(shape.head_dim, 1);
+    const bool short_sequences = shape.max_tokens <= 2 * shape.cuda_tile(1);
     return few_cuts && short_sequences ? kManyHeads : 1;
   }
   constexpr double kMergeBytes = 18e6;  // read in 4 us
@@ -92,9 +117,9 @@ constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
 constexpr int32_t kMaxTeam = 16;
 constexpr int32_t kTeamBytes = 2048;
 constexpr int32_t kMaxTeams = 65535;  // the second dimension of a grid
-constexpr int32_t cuda_most_in_team(int32_t heads, int32_t head_dim) {
+constexpr int32_t cuda_most_in_team(int32_t heads, int64_t head_bytes) {
   if (heads == 1) return kMaxTeam;
-  const int64_t fit = kTeamBytes / (int64_t{2} * heads * head_dim);
+  const int64_t fit = kTeamBytes / (heads * head_bytes);
   return fit > kMaxTeam ? kMaxTeam : static_cast<int32_t>(fit);
 }
 constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers, int32_t most) {
@@ -110,20 +135,23 @@ struct Tiling {
   int32_t tile_tokens;
   int32_t item_cost;
   int32_t team_size;
+  int32_t partial_columns;  // of O
 };
 constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
   const int32_t heads = cuda_heads(shape, workers);
   const auto rows = RowBlocks::of(shape.rows, cuda_block_rows(shape));
   const int64_t items = int64_t{shape.num_kv_heads} / heads * rows.row_blocks;
-  const int32_t team_size = cuda_team_size(items, workers, cuda_most_in_team(heads, shape.head_dim));
-  return {heads, rows, cuda_tile_tokens(shape.head_dim, heads), kCudaItemCost, team_size};
+  const int32_t team_size =
+      cuda_team_size(items, workers, cuda_most_in_team(heads, int64_t{shape.itemsize} * shape.head_dim));
+  return {heads, rows, shape.cuda_tile(heads), kCudaItemCost, team_size, cuda_head_dim(shape.head_dim)};
 }
 constexpr Tiling cpu_tiling(const Shape& shape) {
-  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1};
+  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1, shape.head_dim};
 }
 
 inline Shape shape_of(const DecodeParams& p) {
-  return {p.batch, p.max_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged()};
+  return {p.batch,        p.seen_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
+          p.score_options};
 }
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
@@ -135,7 +163,8 @@ inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
   p.team_size = tiling.team_size;
   p.teams = workers / tiling.team_size;
   p.workers = p.teams * tiling.team_size;
-  p.partial_floats = static_cast<int32_t>(int64_t{p.heads} * p.block_rows * (int64_t{p.head_dim} + kPartialRowExtra));
+  p.partial_floats =
+      static_cast<int32_t>(int64_t{p.heads} * p.block_rows * (int64_t{tiling.partial_columns} + kPartialRowExtra));
   // check_line_fits() refuses what does not fit.
   p.items_per_team = static_cast<int32_t>(int64_t{p.num_kv_heads} / tiling.heads * p.row_blocks / tiling.team_size);
 }

@@ -20,14 +20,23 @@ struct alignas(16) TileNote {
   static constexpr int32_t kNothing = 4;  // no tile at all: the share is empty
 };
 
+// Of a span's item.
+struct SpanOrigin {
+  int32_t seq, kv_head;  // the first
+};
+
 // What the arithmetic of a kernel is, whatever brings its tiles.
 //
 // The MMA is m16n8k16 with tokens (of Q K^T) or columns of head_dim (of P V) as its 16 rows and the query rows as its 8
 // columns: a group of at most eight fills it without padding to sixteen, which is half the MMAs, exponentials and
 // accumulator registers of the other way round.
-template <typename Element_, int kHeadDim_, int kRows_, int kHeads_>
+//
+// K and V are in shared memory as the cache has them, in units of 16 bits: an element, or two of 8 bits.
+template <typename Element_, int kHeadDim_, int kRows_, int kHeads_, int kItemsize_>
 struct TileTraits {
-  using Element = Element_;  // cutlass::half_t or cutlass::bfloat16_t
+  using Element = Element_;                     // of Q and out: cutlass::half_t or cutlass::bfloat16_t
+  static constexpr int kItemsize = kItemsize_;  // bytes of an element of the cache: 2, or 1 (float8.cuh)
+  using Operand = std::conditional_t<kItemsize == 1, cutlass::half_t, Element>;  // of the MMA
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kRows = kRows_;    // query rows of a KV head in an item, padded: 8, 16 or 32
   static constexpr int kHeads = kHeads_;  // KV heads of an item
@@ -36,53 +45,67 @@ struct TileTraits {
   // m, l, O, so the tile loop has no CTA barrier.
   static constexpr int kWarps = 4;
   static constexpr int kComputeThreads = 32 * kWarps;
-  // A stage of the ring is a lean tile. The warps of a head take tokens that follow each other.
+  // A stage of the ring is a lean tile. The warps of a head take tokens that follow each other; where a row of O is too
+  // long for one warp, two take the same tokens, and half of the columns each (both compute the scores).
   static constexpr int kHeadWarps = kWarps / kHeads;
-  static constexpr int kTileTokens = tile_table::cuda_tile_tokens(kHeadDim, kHeads);
-  static constexpr int kWarpTokens = kTileTokens / kHeadWarps;
+  static constexpr int kColumnWarps = kHeadDim > 128 ? 2 : 1, kTokenWarps = kHeadWarps / kColumnWarps;
+  static constexpr int kTileTokens = tile_table::cuda_tile_tokens(kHeadDim, kHeads, kItemsize);
+  static constexpr int kWarpTokens = kTileTokens / kTokenWarps, kWarpColumns = kHeadDim / kColumnWarps;
   static_assert(kHeadWarps * kHeads == kWarps);
   __device__ __forceinline__ static int head_of_warp(int warp) { return warp / kHeadWarps; }
-  __device__ __forceinline__ static int first_token_of_warp(int warp) { return warp % kHeadWarps * kWarpTokens; }
+  __device__ __forceinline__ static int first_token_of_warp(int warp) {
+    return warp % kHeadWarps / kColumnWarps * kWarpTokens;
+  }
 
   // 16 rows of Q are 32 registers at head_dim 128; 32 rows beside 128 registers of O do not fit.
-  static constexpr bool kQueryInRegisters = kRows <= 16;
+  static constexpr bool kQueryInRegisters = kRows * kHeadDim <= 2048;
 
   static_assert(kWarpTokens % 16 == 0, "a warp's tokens are the M of one MMA and the K of the other");
   static_assert(kRows % 8 == 0, "query rows are the N of the MMA");
 
   using MmaAtom =
-      std::conditional_t<std::is_same_v<Element, cutlass::half_t>, cute::MMA_Atom<cute::SM80_16x8x16_F32F16F16F32_TN>,
+      std::conditional_t<std::is_same_v<Operand, cutlass::half_t>, cute::MMA_Atom<cute::SM80_16x8x16_F32F16F16F32_TN>,
                          cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>;
   // One warp; N of 16, where there are as many rows, lets one ldmatrix.x4 feed two MMAs.
   static constexpr int kMmaRows = kRows == 8 ? 8 : 16;
   using TiledMma = cute::TiledMMA<MmaAtom, cute::Layout<cute::Shape<cute::_1, cute::_1, cute::_1>>,
                                   cute::Tile<cute::_16, cute::Int<kMmaRows>, cute::_16>>;
 
-  // Rows of 128 bytes, 16-byte chunks XORed with the row: conflict-free for cp.async and for ldmatrix.
+  // A row of K or V, and how much of one follows each other: 128 bytes, 16-byte chunks XORed with the row, or 64, XORed
+  // with half of it. Conflict-free for cp.async and for ldmatrix.
+  static constexpr int kUnits = kHeadDim * kItemsize / 2, kRowUnits = kUnits < 64 ? kUnits : 64;
   using SwizzledRows = decltype(cute::composition(
-      cute::Swizzle<3, 3, 3>{}, cute::Layout<cute::Shape<cute::_8, cute::_64>, cute::Stride<cute::_64, cute::_1>>{}));
-  // A warp's part of K or V of a tile, [tokens, head_dim]. In units of 64 columns, then of tokens.
+      cute::Swizzle<kRowUnits == 64 ? 3 : 2, 3, 3>{},
+      cute::Layout<cute::Shape<cute::_8, cute::Int<kRowUnits>>, cute::Stride<cute::Int<kRowUnits>, cute::_1>>{}));
+  static_assert(kRowUnits == 64 || kRowUnits == 32);
+  // A warp's part of K or V of a tile, [tokens, units]. In columns of kRowUnits, then of tokens.
   using KvLayout =
-      decltype(cute::tile_to_shape(SwizzledRows{}, cute::Shape<cute::Int<kWarpTokens>, cute::Int<kHeadDim>>{}));
+      decltype(cute::tile_to_shape(SwizzledRows{}, cute::Shape<cute::Int<kWarpTokens>, cute::Int<kUnits>>{}));
+  // The columns of V that a warp takes; they follow each other in KvLayout.
+  using ValueLayout = decltype(cute::tile_to_shape(
+      SwizzledRows{}, cute::Shape<cute::Int<kWarpTokens>, cute::Int<kUnits / kColumnWarps>>{}));
+  static_assert(kUnits / kColumnWarps % kRowUnits == 0);
   // [rows, head_dim], each row by itself (a copy of its own): 16 bytes more than it takes let rows fall into different
   // banks.
   static constexpr int kQueryStride = kHeadDim + 8;
   using QueryLayout =
       cute::Layout<cute::Shape<cute::Int<kRows>, cute::Int<kHeadDim>>, cute::Stride<cute::Int<kQueryStride>, cute::_1>>;
 
-  static constexpr int kWarpElements = kWarpTokens * kHeadDim;          // K, or V, of a warp's tokens
-  static constexpr int kStageElements = 2 * kWarps * kWarpElements;     // [warp, K|V, kWarpTokens, head_dim]
+  static constexpr int kWarpElements = kWarpTokens * kUnits;  // K, or V, of a warp's tokens
+  static constexpr int kStageElements =
+      2 * kHeads * kTokenWarps * kWarpElements;                         // [token warp, K|V, kWarpTokens, kUnits]
   static constexpr int kQueryElements = kHeads * kRows * kQueryStride;  // [head, row]
   static constexpr int kStageBytes = (kStageElements + kQueryElements) * int(sizeof(Element));
 
-  // Everything but the ring, [stage, warp, K|V, kWarpTokens, head_dim], and its queries, [stage, head, row,
+  // Everything but the ring, [stage, token warp, K|V, kWarpTokens, kUnits], and its queries, [stage, head, row,
   // kQueryStride], which come first.
   static constexpr int kMaxStages = 6;
   struct SharedMemory {
     // The warps' O are summed through shared memory, eight rows of every warp at a time: all rows at once would cost a
-    // stage of the ring. With four floats beside head_dim a warp's stores of its accumulators hit every bank once.
+    // stage of the ring. With four floats beside its columns a warp's stores of its accumulators hit every bank once,
+    // of float8 twice.
     static constexpr int kMergeRows = 8;
-    static constexpr int kMergeStride = kHeadDim + 4;
+    static constexpr int kMergeStride = kWarpColumns + 4;
 
     alignas(16) float merge[kWarps][kMergeRows][kMergeStride];
     float2 warp_ml[kWarps][kMergeRows];  // m (log2 units) and l of every warp
@@ -94,6 +117,8 @@ struct TileTraits {
     // Stage 3, of a cut span that does not end the share, the first, and of one that does: each once a call.
     uint64_t tickets_there[2];
     Merges merges[2];
+    // With score options or scales: what the item of each slot is of.
+    SpanOrigin origins[kMaxStages];
   };
   static constexpr int kFixedBytes = sizeof(SharedMemory);
   static_assert(kStageBytes % alignof(SharedMemory) == 0);
@@ -105,5 +130,13 @@ struct TileTraits {
     return fit > kMaxStages ? kMaxStages : fit;
   }
 };
+
+// The line of a call, as far as its kernel knows of it.
+template <typename Traits>
+__device__ __forceinline__ TileLine line_of(const DecodeParams& params) {
+  TileLine line = params.line();
+  if constexpr (!Traits::kGeneral) line.leftpad = nullptr;
+  return line;
+}
 
 }  // namespace leanattn

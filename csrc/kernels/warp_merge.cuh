@@ -9,18 +9,18 @@ namespace leanattn {
 template <typename Traits>
 struct WarpFactors {
   float2 ml;
-  float factor[Traits::kHeadWarps];
+  float factor[Traits::kTokenWarps];
 
   __device__ __forceinline__ static WarpFactors of(const typename Traits::SharedMemory& smem, int first_warp, int row) {
-    float2 warp_ml[Traits::kHeadWarps];
+    float2 warp_ml[Traits::kTokenWarps];
     WarpFactors result{{kNoMaximum, 0.f}, {}};
 #pragma unroll
-    for (int w = 0; w < Traits::kHeadWarps; ++w) {
-      warp_ml[w] = smem.warp_ml[first_warp + w][row];
+    for (int w = 0; w < Traits::kTokenWarps; ++w) {
+      warp_ml[w] = smem.warp_ml[first_warp + w * Traits::kColumnWarps][row];
       result.ml.x = fmaxf(result.ml.x, warp_ml[w].x);
     }
 #pragma unroll
-    for (int w = 0; w < Traits::kHeadWarps; ++w) {
+    for (int w = 0; w < Traits::kTokenWarps; ++w) {
       result.factor[w] = rescale_factor(warp_ml[w].x, result.ml.x);
       result.ml.y += warp_ml[w].y * result.factor[w];
     }
@@ -61,7 +61,7 @@ __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Tra
       const int row = Loop::row(lane, r) - first_row;
       if (lane < 4) smem.warp_ml[warp][row] = {loop.state.m[r], loop.state.l[r]};
 #pragma unroll
-      for (int c = 0; c < Loop::kThreadColumns; ++c) smem.merge[warp][row][Loop::place(lane, c)] = output(r, c);
+      for (int c = 0; c < Loop::kThreadColumns; ++c) smem.merge[warp][row][Loop::column(lane, c)] = output(r, c);
     }
     head_barrier<Traits>(head);
     const int count = min(kMergeRows, rows - first_row);
@@ -71,8 +71,10 @@ __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Tra
       const auto warps = WarpFactors<Traits>::of(smem, first_warp, row);
       float4 sum{};
 #pragma unroll
-      for (int w = 0; w < Traits::kHeadWarps; ++w) {
-        const float4 part = *reinterpret_cast<const float4*>(&smem.merge[first_warp + w][row][column]);
+      for (int w = 0; w < Traits::kTokenWarps; ++w) {
+        const int part_warp = first_warp + w * Traits::kColumnWarps + column / Traits::kWarpColumns;
+        const float4 part =
+            *reinterpret_cast<const float4*>(&smem.merge[part_warp][row][column % Traits::kWarpColumns]);
         sum = {sum.x + part.x * warps.factor[w], sum.y + part.y * warps.factor[w], sum.z + part.z * warps.factor[w],
                sum.w + part.w * warps.factor[w]};
       }

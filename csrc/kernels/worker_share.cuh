@@ -5,6 +5,7 @@
 #include "params.h"
 #include "plan.h"
 #include "ptx.cuh"
+#include "traits.cuh"
 
 namespace leanattn {
 
@@ -151,9 +152,10 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line,
 }
 
 // The share of a worker: from the plan, or found here and now.
-__device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, int32_t tile_tokens, int32_t worker) {
-  TileLine line = params.line();
-  line.tile_tokens = tile_tokens;
+template <typename Traits>
+__device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, int32_t worker) {
+  TileLine line = line_of<Traits>(params);
+  line.tile_tokens = Traits::kTileTokens;
   if (params.plan != nullptr) {
     const Plan plan{params.plan};
     const auto share = load_now(&plan.share(worker));  // together with the header

@@ -33,5 +33,6 @@ def test_the_table_names_what_is_missing() -> None:
         "environment": {"gpu": "a GPU", "torch": "2.13.0"},
         "shapes": [{"name": "some shape", "contiguous": 10.0, "pages": sizes}],
     }
-    cells = [cell.strip() for cell in paged.render(document, markdown=True).splitlines()[-1].split("|")[1:-1]]
+    last = paged.command().render(document, markdown=True).splitlines()[-1]
+    cells = [cell.strip() for cell in last.split("|")[1:-1]]
     assert cells == ["some shape", "10.0", "1.200", "-", *["1.050"] * 3, "-", "3.00", *["21.0"] * 3]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cpu_decode, decode, paged, plots, report, sets, totals
+from benchmarks import cpu_decode, decode, features, paged, plots, report, sets, totals
 from benchmarks.method import IN_MODEL
 from benchmarks.peers import (
     COMPARED_NAMES,
@@ -227,7 +227,8 @@ COMMANDS = {
     "benchmarks.report": report.parser,
     "benchmarks.plots": plots.parser,
     "benchmarks.cpu_decode": cpu_decode.parser,
-    "benchmarks.paged": paged.parser,
+    "benchmarks.paged": paged.command().parser,
+    "benchmarks.features": features.command().parser,
     "benchmarks.host_overhead": argparse.ArgumentParser,  # takes no arguments
 }
 README = Path(decode.__file__).with_name("README.md").read_text()

@@ -234,7 +234,9 @@ def test_row_blocks_hold_all_rows(device_type: str, rows: int) -> None:
         assert tiling.heads == 1 or tiling.row_blocks == 1
 
 
-def tiling_of(device_type: str, paged: bool = False, /, **changes: int) -> schedule.Tiling:
+def tiling_of(
+    device_type: str, paged: bool = False, score_options: bool = False, /, **changes: int
+) -> schedule.Tiling:
     shape = {
         "batch": 8,
         "max_tokens": 8192,
@@ -243,7 +245,7 @@ def tiling_of(device_type: str, paged: bool = False, /, **changes: int) -> sched
         "head_dim": 128,
         "workers": 132,
     }
-    return schedule.tiling(device_type, paged=paged, **(shape | changes))
+    return schedule.tiling(device_type, paged=paged, score_options=score_options, **(shape | changes))
 
 
 def test_a_tile_on_a_gpu_has_as_many_bytes_whatever_it_is_of() -> None:
@@ -252,6 +254,30 @@ def test_a_tile_on_a_gpu_has_as_many_bytes_whatever_it_is_of() -> None:
         tiling = tiling_of("cuda", **changes)
         assert tiling.heads * tiling.tile_tokens * changes.get("head_dim", 128) == 8192
         assert tiling.item_cost > 0
+
+
+@pytest.mark.parametrize(("head_dim", "of_kernel"), [(8, 64), (72, 128), (128, 128), (136, 256), (256, 256)])
+def test_tiles_are_those_of_the_kernel_that_serves_a_head_dim(head_dim: int, of_kernel: int) -> None:
+    for itemsize in (1, 2):
+        tiling = tiling_of("cuda", head_dim=head_dim, itemsize=itemsize)
+        assert tiling.tile_tokens * of_kernel * itemsize == 16384
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "most_rows"),
+    [
+        (False, {}, 32),
+        (True, {}, 16),
+        (False, {"itemsize": 1}, 16),
+        (False, {"head_dim": 96}, 16),
+        (False, {"head_dim": 256}, 8),
+        (True, {"head_dim": 160, "itemsize": 1}, 8),
+    ],
+)
+def test_query_rows_of_an_item(options: bool, changes: dict[str, int], most_rows: int) -> None:
+    large = {"batch": 64, "rows": 64, **changes}
+    assert tiling_of("cuda", False, options, **large).block_rows == most_rows
+    assert tiling_of("cpu", False, options, **large).block_rows == 32
 
 
 @pytest.mark.parametrize(
@@ -318,7 +344,7 @@ def test_most_caches_are_cut_alike_paged_or_not(changes: dict[str, int], batch: 
         ({"batch": 66, "num_kv_heads": 32}, 2),
         ({"batch": 66, "num_kv_heads": 32, "head_dim": 64}, 4),
         ({"batch": 66, "num_kv_heads": 32, "workers": 128}, 2),
-        ({"batch": 66, "num_kv_heads": 32, "head_dim": 2**29}, 1),
+        ({"batch": 66, "num_kv_heads": 32, "head_dim": 2**29}, 4),  # as large as none is
     ],
 )
 def test_workers_of_a_team(changes: dict[str, int], size: int) -> None:

@@ -5,8 +5,8 @@
     compute-sanitizer --tool racecheck python tests/gpu/sanitize.py --part 1/16
 
 Without torch's caching allocator every tensor is an allocation of its own, so that memcheck sees a read
-beyond its end. Inputs are made and results are judged on the CPU, so that nearly all kernels that a tool watches
-are ours. racecheck takes many minutes for all calls, so it may be asked for a part of them: up to 48.
+beyond its end. Inputs are made and results are judged on the CPU, so that nearly all kernels that a tool
+watches are ours. racecheck takes many minutes for all calls, so it may be asked for a part of them: up to 48.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from append_cases import check_append, make_append  # noqa: E402
 from decode_cases import Inputs, Reference, plan_of  # noqa: E402
+from float8_contract import in_float8  # noqa: E402
 from paged_cases import make_whole_pages, paged  # noqa: E402
 
 import leanattn  # noqa: E402
+from leanattn.support import FLOAT8  # noqa: E402
 
 # Empty and one-token sequences, both sides of a tile's border, and one long enough to be cut by many workers.
 LENGTHS = (0, 1, 63, 64, 65, 129, 700)
@@ -38,6 +40,7 @@ SHAPES = (
     *((8, 2, 5), (8, 4, 4), (71, 1, 2)),
 )
 WORKERS = (0, 5, 1)
+CALLS = ("plain", "general", "append")
 PAGE_SIZE = 8  # a tile has several
 
 
@@ -64,10 +67,40 @@ def check_calls(inputs: Inputs, workers: int) -> int:
     return 3
 
 
+def check_general_calls(inputs: Inputs, workers: int) -> int:
+    """With options, of both kinds of cache, and of float8. Returns how many."""
+    num_q_heads = inputs.q.shape[-2]
+    inputs.options = {
+        "window_size": (90, -1),
+        "softcap": 30.0,
+        "sinks": torch.linspace(-1, 2, num_q_heads),
+        "alibi_slopes": torch.linspace(0, 0.3, num_q_heads),
+        "cache_leftpad": torch.arange(len(inputs.cache_seqlens), dtype=torch.int32),
+    }
+    calls = 0
+    for kind in (inputs, *(in_float8(inputs, dtype, inputs.k_cache.shape[2]) for dtype in FLOAT8)):
+        reference, (pages, block_table) = Reference(kind), paged(inputs, PAGE_SIZE)
+        pages = pages if kind is inputs else in_float8(pages, kind.k_cache.dtype, inputs.k_cache.shape[2])
+        for call, table in ((kind, None), (pages, block_table.cuda())):
+            there = {n: v.cuda() if isinstance(v, torch.Tensor) else v for n, v in kind.options.items()}
+            left, right = there.pop("window_size")
+            out, lse = torch.ops.leanattn.decode_lse(
+                *on_gpu(call).tensors(),
+                num_workers=workers,
+                block_table=table,
+                window_left=left,
+                window_right=right,
+                **there,
+            )
+            reference.check(out.cpu(), lse.cpu())
+            calls += 1
+    return calls
+
+
 def check_appends(dtype: torch.dtype, heads: tuple[int, int], head_dim: int, q_len: int) -> int:
     """Returns how many."""
-    kinds = list(product((None, PAGE_SIZE), (0, 32, 64), (False, True)))
-    for page_size, rotary_dim, interleaved in kinds:
+    kinds = list(product((None, PAGE_SIZE), (0, 32, 64), (False, True), (None, *FLOAT8)))
+    for page_size, rotary_dim, interleaved, cache_dtype in kinds:
         call = make_append(
             LENGTHS,
             q_len,
@@ -78,6 +111,7 @@ def check_appends(dtype: torch.dtype, heads: tuple[int, int], head_dim: int, q_l
             page_size=page_size,
             rotary_dim=rotary_dim,
             interleaved=interleaved,
+            cache_dtype=cache_dtype,
         )
         check_append(call)
     return len(kinds)
@@ -86,9 +120,11 @@ def check_appends(dtype: torch.dtype, heads: tuple[int, int], head_dim: int, q_l
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", default="1/1", help="i/n: the i-th of n parts of the calls")
-    part, parts = map(int, parser.parse_args().part.split("/"))
+    parser.add_argument("--calls", nargs="+", choices=CALLS, default=CALLS, help="only such calls")
+    options = parser.parse_args()
+    part, parts = map(int, options.part.split("/"))
     # Of a dtype only the instructions that compute depend: no address, no barrier.
-    kernels = ((torch.bfloat16, 128), (torch.float16, 64))
+    kernels = ((torch.bfloat16, 128), (torch.float16, 64), (torch.bfloat16, 192))
     cases = list(product(WORKERS, kernels, SHAPES))[part - 1 :: parts]
     calls = 0
     for workers, (dtype, head_dim), (num_q_heads, num_kv_heads, q_len) in cases:
@@ -101,9 +137,12 @@ def main() -> None:
             heads=(num_q_heads, num_kv_heads),
             head_dim=head_dim,
         )
-        calls += check_calls(inputs, workers)
-        if workers == WORKERS[0]:  # which append_kv does not know
+        if "plain" in options.calls:
+            calls += check_calls(inputs, workers)
+        if "append" in options.calls and workers == WORKERS[0]:  # which append_kv does not know
             calls += check_appends(dtype, (num_q_heads, num_kv_heads), head_dim, q_len)
+        if "general" in options.calls:
+            calls += check_general_calls(inputs, workers)
     torch.cuda.synchronize()
     print(f"{calls} calls of leanattn {leanattn.__version__} are right")
 

@@ -70,7 +70,7 @@ def test_offsets_beyond_32_bits(huge_memory: Tensor, dimension: str) -> None:
 
 
 @pytest.mark.parametrize("heads", [(8, 2), (32, 2), (64, 2), (16, 4)])
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 192])
 @pytest.mark.parametrize("max_stages", [2, 3, 4])
 def test_a_short_ring(gpu: torch.device, max_stages: int, head_dim: int, heads: tuple[int, int]) -> None:
     """As on GPUs with less shared memory: two stages on compute capability 8.6, 8.9 and 12.0."""

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from decode_cases import Inputs, check_against_reference, make_inputs
+from paged_cases import make_whole_pages, paged
 from torch import Tensor
 
 import leanattn
@@ -144,6 +145,35 @@ def test_many_graphs(gpu: torch.device) -> None:
     for graph, out in graphs:
         graph.replay()
         assert torch.equal(out, expected)
+
+
+def test_batch_sizes_of_a_server(gpu: torch.device) -> None:
+    """Graphs for many batch sizes over the first rows of the same tensors, with one memory pool, replayed in
+    any order; rows that pad a batch have length 0, and pages and lengths change in place.
+    """
+    inputs = make_whole_pages((700, 40, 1, 333, 64, 65, 500, 16), 16, device=gpu)
+    pages, table = paged(inputs, 16)
+    lengths, static_table = inputs.cache_seqlens.clone(), torch.zeros_like(table)
+    pool = torch.cuda.graph_pool_handle()
+    graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+    for batch in (8, 4, 2, 1):
+        graph = torch.cuda.CUDAGraph()
+        q, seqlens = pages.q[:batch], inputs.cache_seqlens[:batch]
+        with torch.cuda.graph(graph, pool=pool):
+            plan = leanattn.plan(q, pages.k_cache, seqlens, block_table=static_table[:batch])
+            out = leanattn.decode(
+                q, pages.k_cache, pages.v_cache, seqlens, block_table=static_table[:batch], plan=plan
+            )
+        graphs[batch] = graph, out
+    for used, batch in ((8, 8), (1, 1), (3, 4), (2, 2), (5, 8), (1, 2)):
+        inputs.cache_seqlens.copy_(lengths)
+        inputs.cache_seqlens[used:] = 0
+        static_table.copy_(table)
+        graph, out = graphs[batch]
+        graph.replay()
+        q, k, v, seqlens = (tensor[:batch] for tensor in inputs.tensors())
+        check_against_reference(Inputs(q, k, v, seqlens), out)
+        assert not out[used:].any()
 
 
 FIRST_CALL = """

@@ -1,31 +1,47 @@
-"""Windows, padding, soft caps, sinks and ALiBi on a GPU: refused until its kernels have them."""
+"""Windows, padding, soft caps, sinks and ALiBi on a GPU, and combinations of them drawn at random."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from decode_cases import check_against_reference, make_inputs
+from hypothesis import HealthCheck, given, settings
+from random_calls import Call, calls, check_call
+from score_options_contract import ScoreOptionsContract
 
 import leanattn
-from leanattn.score_options import ScoreOptions
 
 pytestmark = pytest.mark.gpu
 
 
-def test_each_is_refused(gpu: torch.device) -> None:
-    inputs = make_inputs((70, 9), device=gpu)
-    options: dict[str, Any] = {
-        "window_size": (5, -1),
-        "softcap": 20.0,
+class TestScoreOptions(ScoreOptionsContract):
+    pass
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(call=calls("cuda"))
+def test_any_combination(gpu: torch.device, call: Call) -> None:
+    check_call(call, gpu)
+
+
+def test_captured_and_replayed_with_other_values(gpu: torch.device) -> None:
+    """Lengths, paddings, sinks and slopes are read on the device."""
+    inputs = make_inputs((700, 40, 129), device=gpu, q_len=2)
+    pads = torch.zeros(3, dtype=torch.int32, device=gpu)
+    inputs.options = {
+        "window_size": (300, -1),
+        "softcap": 30.0,
         "sinks": torch.zeros(8, device=gpu),
         "alibi_slopes": torch.zeros(8, device=gpu),
-        "cache_leftpad": torch.zeros(2, dtype=torch.int32, device=gpu),
+        "cache_leftpad": pads,
     }
-    assert tuple(options) == ScoreOptions._fields
-    for name, value in options.items():
-        with pytest.raises(NotImplementedError, match=f"{name}: expected the default, cuda has no other yet"):
-            leanattn.decode(*inputs.tensors(), **{name: value})
-        assert not leanattn.is_supported("cuda", torch.bfloat16, 64, options=[name])[0]
-        check_against_reference(inputs, leanattn.decode(*inputs.tensors()))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, lse = leanattn.decode(*inputs.tensors(), return_lse=True, **inputs.options)
+    for seed, lengths in enumerate(((700, 40, 129), (1, 0, 64), (333, 17, 3))):
+        inputs.cache_seqlens.copy_(torch.tensor(lengths))
+        pads.copy_(torch.tensor((seed, 17 * seed, 0)))
+        for name in ("sinks", "alibi_slopes"):
+            inputs.options[name].uniform_(0, 1)
+        graph.replay()
+        check_against_reference(inputs, out, lse)

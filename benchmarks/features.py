@@ -1,0 +1,139 @@
+"""Times decode's options and a cache of 8-bit floats beside the plain call: `python -m benchmarks.features`.
+
+The method is that of benchmarks.decode, back to back: cold caches, a CUDA graph, medians; plans are made
+beforehand where a call can have one. All values of the cache are 8-bit floats, so that both caches hold the
+same. Options have values that leave the result as it is, and a window shows what a second, shorter cache
+holds, so that every call is checked.
+"""
+
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+import leanattn
+from benchmarks import method
+from benchmarks.case import Case
+from benchmarks.measure import ShapeBench, Wrong
+from benchmarks.ours import calls_with_out
+from benchmarks.read_limit import ReadLimit
+from benchmarks.shape_command import Record, ShapeCommand
+from benchmarks.shapes import Shape
+from benchmarks.tables import microseconds, number
+
+SHAPE_NAMES = (
+    *("llama8b B1 1k", "llama8b B1 16k", "llama8b B8 8k", "llama8b B32 4k", "llama8b B128 1k"),
+    *("70b/tp8 B16 8k", "mha32 B1 64k", "mha32 d64 B4 16k", "llama8b short B256", "llama8b lognormal B32"),
+)
+OPTIONS = ("softcap", "sinks", "alibi", "leftpad")
+FLOAT8 = torch.float8_e4m3fn
+
+Options = dict[str, Any]
+
+
+def neutral_options(case: Case) -> dict[str, Options]:
+    """Options that change nothing of the result: all that they cost is seen."""
+    heads, device = case.shape.heads.query, case.q.device
+    return {
+        "plain": {},
+        "softcap": {"softcap": 1e4},
+        "sinks": {"sinks": torch.full((heads,), -1e30, device=device)},
+        "alibi": {"alibi_slopes": torch.zeros(heads, device=device)},
+        "leftpad": {"cache_leftpad": torch.zeros(case.shape.batch, dtype=torch.int32, device=device)},
+    }
+
+
+def time(bench: ShapeBench, options: Options, in_float8: bool = False) -> float | None:
+    """Microseconds of a call; None if it is wrong."""
+    case = bench.case
+    caches = (case.k, case.v)
+    if in_float8:
+        caches = ([k.to(FLOAT8) for k in case.k], [v.to(FLOAT8) for v in case.v])
+        ones = torch.ones(case.shape.heads.kv, device=case.q.device)
+        options = {**options, "k_scale": ones, "v_scale": ones}
+    if "cache_leftpad" not in options:
+        known = {name: value for name, value in options.items() if name not in ("k_scale", "v_scale")}
+        left = known.pop("window_left", -1)
+        plan = leanattn.plan(case.q, caches[0][0], case.seqlens, window_size=(left, -1), **known)
+        options = {**options, "plan": plan}
+    decode = partial(torch.ops.leanattn.decode_out, **options)
+    calls = calls_with_out(
+        replace(case, k=caches[0], v=caches[1]), lambda k, v, out: decode(case.q, k, v, case.seqlens, out)
+    )
+    try:
+        return float(bench.time_calls(calls, bench.kv_bytes, bench.check)["median_us"])
+    except Wrong:
+        return None
+
+
+def time_window(case: Case, tolerance: float) -> Record:
+    """Half of the cache in a window, beside a cache of that half; for sequences of equal length."""
+    tokens = case.shape.max_tokens // 2
+    first = case.shape.max_tokens - tokens
+    shorter = Case(
+        replace(case.shape, lengths=(tokens,) * case.shape.batch),
+        case.q,
+        case.seqlens - first,
+        [k[:, first:] for k in case.k],
+        [v[:, first:] for v in case.v],
+    )
+    alone = ShapeBench(shorter, tolerance)
+    seen = ShapeBench(case, tolerance)
+    seen.expected, seen.kv_bytes = alone.expected, alone.kv_bytes
+    return {"alone": time(alone, {}), "window": time(seen, {"window_left": tokens - 1})}
+
+
+@cache
+def read_limit() -> ReadLimit:
+    with TemporaryDirectory() as folder:  # what is loaded from there stays
+        return ReadLimit(Path(folder))
+
+
+def measure(shape: Shape) -> Record:
+    bytes_of_float8 = shape.kv_bytes(FLOAT8.itemsize)
+    copies = method.copies_for(bytes_of_float8)
+    case = Case.random(shape, torch.bfloat16, "cuda", copies)
+    for tensor in case.k + case.v:
+        tensor.copy_(tensor.to(FLOAT8))
+    tolerance = method.TOLERANCE["bf16"]
+    bench = ShapeBench(case, tolerance)
+    bench.kv_bytes = bytes_of_float8  # there are as many copies for all
+    float8_us = time(bench, {}, in_float8=True)
+    record: Record = {
+        "name": shape.name,
+        "us": {name: time(bench, options) for name, options in neutral_options(case).items()},
+        "float8": {"us": float8_us, "read_limit": read_limit().time(bytes_of_float8)[0].median_us},
+    }
+    if not shape.ragged:
+        record |= time_window(case, tolerance)
+    return record
+
+
+def ratio(us: float | None, to: float | None) -> str:
+    return number(us / to if us and to else None, 3)
+
+
+def row(shape: Record) -> list[str]:
+    us, float8 = shape["us"], shape["float8"]
+    limit = float8["read_limit"]
+    return [
+        *(shape["name"], microseconds(us["plain"]), *(ratio(us[name], us["plain"]) for name in OPTIONS)),
+        *(microseconds(shape.get("alone")), ratio(shape.get("window"), shape.get("alone"))),
+        *(microseconds(float8["us"]), microseconds(limit), microseconds(1.02 * limit + 2)),
+        ratio(us["plain"], float8["us"]),
+    ]
+
+
+def command() -> ShapeCommand:
+    columns = (
+        *("shape", "plain us", *(f"x {name}" for name in OPTIONS), "half us", "x window"),
+        *("float8 us", "read limit us", "goal us", "plain / float8"),
+    )
+    return ShapeCommand("benchmarks.features", __doc__ or "", SHAPE_NAMES, columns, measure, row)
+
+
+if __name__ == "__main__":
+    command().run()

@@ -1,0 +1,63 @@
+"""A benchmark command that measures some of the shapes, one after the other, and prints a table."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.decode import commit_here
+from benchmarks.environment import environment
+from benchmarks.shapes import SHAPES, Shape
+from benchmarks.tables import table
+
+Record = dict[str, Any]  # of a shape
+
+
+class ShapeCommand(NamedTuple):
+    name: str  # python -m name
+    text: str  # for --help
+    shapes: Sequence[str]
+    columns: Sequence[str]
+    measure: Callable[[Shape], Record]
+    row: Callable[[Record], Sequence[str]]
+
+    def parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(prog=f"python -m {self.name}", description=self.text)
+        parser.add_argument("--shape", nargs="+", choices=self.shapes, default=self.shapes, metavar="NAME")
+        parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
+        parser.add_argument("--commit", help="the commit that is measured, if git can't tell here")
+        parser.add_argument(
+            "--render", type=Path, metavar="PATH", help="only the table of such a file, as Markdown"
+        )
+        return parser
+
+    def render(self, document: Record, markdown: bool) -> str:
+        rows = [tuple(self.row(shape)) for shape in document["shapes"]]
+        env = document["environment"]
+        head = f"{env['gpu']}; torch {env['torch']}; commit {document['commit'][:7]}; {document['date']}"
+        lines = table(tuple(self.columns), rows, ("shape",), markdown)
+        return "\n".join([head, f"Made by: python -m {self.name}", "", *lines])
+
+    def run(self) -> None:
+        args = self.parser().parse_args()
+        if args.render is not None:
+            print(self.render(json.loads(args.render.read_text()), markdown=True))
+            return
+        torch.manual_seed(0)
+        document: Record = {
+            "commit": args.commit or commit_here(),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "environment": environment(),
+            "shapes": [],
+        }
+        for shape in SHAPES:
+            if shape.name in args.shape:
+                document["shapes"].append(self.measure(shape))
+                torch.cuda.empty_cache()
+                if args.json is not None:
+                    args.json.write_text(json.dumps(document, indent=1) + "\n")
+        print(self.render(document, markdown=False))

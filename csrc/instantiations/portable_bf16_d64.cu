@@ -1,6 +1,0 @@
-#include "kernels/launch_portable.cuh"
-#include "manifest.h"
-
-namespace leanattn {
-constinit const DecodeKernel portable_bf16_d64 = portable_kernel<cutlass::bfloat16_t, 64, false>();
-}

@@ -1,6 +1,0 @@
-#include "kernels/launch_portable.cuh"
-#include "manifest.h"
-
-namespace leanattn {
-constinit const DecodeKernel portable_f16_d128 = portable_kernel<cutlass::half_t, 128, false>();
-}

@@ -1,6 +1,0 @@
-#include "kernels/launch_portable.cuh"
-#include "manifest.h"
-
-namespace leanattn {
-constinit const DecodeKernel portable_f16_d64 = portable_kernel<cutlass::half_t, 64, false>();
-}

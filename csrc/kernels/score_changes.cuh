@@ -1,0 +1,82 @@
+// Stage 2, between the scores and the softmax: what a call's options (ScoreOptions) make of a tile's scores.
+#pragma once
+
+#include <utility>
+
+#include "softmax_state.cuh"
+#include "traits.cuh"
+
+namespace leanattn {
+
+// Of one warp's part of a tile. Empty in kernels of other kinds.
+template <typename Traits, bool kAny = Traits::kGeneral>
+struct ScoreChanges {
+  __device__ __forceinline__ static ScoreChanges of(const DecodeParams&, const SpanOrigin&, int, int32_t, int32_t) {
+    return {};
+  }
+  template <typename Loop, typename Scores>
+  __device__ __forceinline__ void apply(Scores&) const {}
+};
+
+template <typename Traits>
+struct ScoreChanges<Traits, true> {
+  const DecodeParams& params;
+  const SpanOrigin& origin;  // in shared memory: read where it is needed, it takes no registers
+  int32_t warp;
+  int32_t first_row;  // of the item, among those of its KV head
+  int32_t first_own;  // the first query token's own token, from the first of the warp's on; may be negative
+
+  // `visible`: tokens of the sequence from the first of the warp's on.
+  __device__ __forceinline__ static ScoreChanges of(const DecodeParams& params, const SpanOrigin& origin, int warp,
+                                                    int32_t first_row, int32_t visible) {
+    return {params, origin, warp, first_row, visible - params.q_len};
+  }
+
+  // `scores(r, t)`: this lane's scores (log2 units) of the rows and tokens that `Loop` says.
+  template <typename Loop, typename Scores>
+  __device__ __forceinline__ void apply(Scores& scores) const {
+    const ScoreOptions& options = params.scores;
+    if (options.softcap_log2 > 0) {
+      const float inverse = 1.f / options.softcap_log2;
+      for_each_row<Loop>([&](int r, int) {
+        for_each_token(scores, [&](int t) { scores(r, t) = options.softcap_log2 * tanhf(scores(r, t) * inverse); });
+      });
+    }
+    if (options.alibi_slopes != nullptr) {
+      const int32_t head = (origin.kv_head + Traits::head_of_warp(warp)) * params.group;
+      const float* slopes = options.alibi_slopes + options.first_slope(origin.seq, head);  // of the KV head
+      for_each_row<Loop>([&](int r, int lane) {
+        const QueryRow row = params.query_row(0, first_row + Loop::row(lane, r));
+        // The rows of padding have heads that there are not.
+        const float slope = slopes[min(row.head, params.group - 1)] * kLog2E;
+        const auto own = float(first_own + row.token);
+        for_each_token(scores, [&](int t) { scores(r, t) -= slope * fabsf(own - float(Loop::place(lane, t))); });
+      });
+    }
+    // The last query token's window begins last.
+    if (options.window_left >= 0 && first_own + params.q_len - 1 > options.window_left) {
+      for_each_row<Loop>([&](int r, int lane) {
+        const int32_t own = first_own + params.query_row(0, first_row + Loop::row(lane, r)).token;
+        for_each_token(scores, [&](int t) {
+          if (Loop::place(lane, t) < own - options.window_left) scores(r, t) = kMinusInfinity;
+        });
+      });
+    }
+  }
+
+ private:
+  // Row by row: what belongs to a row takes registers, of which 16 rows leave few.
+  template <typename Loop, typename Body>
+  __device__ __forceinline__ static void for_each_row(const Body& body) {
+    const int lane = ptx::thread_index_here() % 32;
+#pragma unroll
+    for (int r = 0; r < Loop::kThreadRows; ++r) body(r, lane);
+  }
+  template <typename Scores, typename Body>
+  __device__ __forceinline__ static void for_each_token(Scores&, const Body& body) {
+#pragma unroll
+    for (int t = 0; t < decltype(cute::size<1>(std::declval<Scores&>()))::value; ++t) body(t);
+  }
+};
+
+}  // namespace leanattn

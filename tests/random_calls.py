@@ -1,0 +1,154 @@
+"""Calls of decode drawn at random, in all that can be combined, against the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from decode_cases import LAYOUTS, Inputs, check_error, make_inputs, plan_of
+from float8_contract import in_float8
+from hypothesis import strategies as st
+from paged_cases import make_whole_pages, paged
+from score_options_contract import poison_unseen
+from torch import Tensor
+
+from leanattn.reference import decode_reference
+from leanattn.score_options import ScoreOptions
+from leanattn.support import BACKENDS
+
+
+@dataclass(frozen=True)
+class Call:
+    q_len: int | None
+    group: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    layout: str
+    page_size: int  # 0: not paged
+    lengths: list[int]
+    causal: bool
+    window: tuple[int, int]
+    softcap: float
+    sinks: bool
+    alibi: str
+    leftpad: bool
+    cache_dtype: torch.dtype | None
+    scales: str
+    with_plan: bool
+    promise: bool
+    workers: int
+    seed: int
+
+    @property
+    def in_float8(self) -> bool:
+        """Rows are multiples of 16 bytes."""
+        return self.cache_dtype is not None and self.head_dim % 16 == 0
+
+    def rounded(self, inputs: Inputs) -> Inputs:
+        """With the cache that the call is to have."""
+        if self.cache_dtype is None or not self.in_float8:
+            return inputs
+        scales = {"none": None, "one": 1, "heads": self.num_kv_heads}[self.scales]
+        return in_float8(inputs, self.cache_dtype, scales)
+
+    def inputs(self, device: torch.device) -> Inputs:
+        heads = (self.group * self.num_kv_heads, self.num_kv_heads)
+        shape: dict[str, Any] = {"device": device, "q_len": self.q_len, "heads": heads, "seed": self.seed}
+        shape |= {"head_dim": self.head_dim, "dtype": self.dtype}
+        layout = (
+            "tokens_first" if self.in_float8 and self.layout == "padded" else self.layout
+        )  # by 8 elements
+        if self.page_size:
+            inputs = make_whole_pages(self.lengths, self.page_size, **shape)
+        else:
+            inputs = make_inputs(self.lengths, layout=layout, **shape)
+        random = torch.Generator().manual_seed(self.seed)
+        inputs.causal = self.causal
+        inputs.options = {"window_size": self.window, "softcap": self.softcap}
+        if self.sinks:
+            inputs.options["sinks"] = (3 * torch.randn(heads[0], generator=random)).to(device)
+        if self.alibi != "none":
+            of = heads[:1] if self.alibi == "heads" else (len(self.lengths), heads[0])
+            inputs.options["alibi_slopes"] = torch.rand(of, generator=random).to(device)
+        if self.leftpad:
+            pads = torch.randint(-5, 90, (len(self.lengths),), generator=random)
+            inputs.options["cache_leftpad"] = pads.int().to(device)
+        return inputs
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[int, int]:
+    sides = st.one_of(st.just(-1), st.integers(0, 20), st.integers(0, 400))
+    return draw(sides), draw(sides)
+
+
+def calls(device_type: str) -> st.SearchStrategy[Call]:
+    backend = BACKENDS[device_type]
+    return st.builds(
+        Call,
+        q_len=st.one_of(st.none(), st.integers(1, 16)),
+        group=st.integers(1, 9),
+        num_kv_heads=st.sampled_from([1, 2, 3, 4, 16]),
+        head_dim=st.sampled_from(
+            [dim for dim in (8, 40, 48, 64, 128, 192, 256) if dim in tuple(backend.head_dims)]
+        ),
+        dtype=st.sampled_from(backend.dtypes),
+        layout=st.sampled_from([layout for layout in LAYOUTS if layout != "expanded"]),
+        page_size=st.sampled_from([0, 1, 16, 24]),
+        lengths=st.lists(st.integers(0, 400), min_size=1, max_size=5),
+        causal=st.booleans(),
+        window=st.one_of(st.just((-1, -1)), windows()),
+        softcap=st.sampled_from([0.0, 2.0, 30.0]),
+        sinks=st.booleans(),
+        alibi=st.sampled_from(["none", "heads", "batch"]),
+        leftpad=st.booleans(),
+        cache_dtype=st.sampled_from([None, *backend.cache_dtypes]),
+        scales=st.sampled_from(["none", "one", "heads"]),
+        with_plan=st.booleans(),
+        promise=st.booleans(),
+        workers=st.sampled_from([1, 2, 7, 40]),
+        seed=st.integers(0, 3),
+    )
+
+
+def check_call(call: Call, device: torch.device) -> None:
+    plain = call.inputs(device)
+    inputs = call.rounded(plain)
+
+    def reference(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return decode_reference(*inputs.tensors(), causal=call.causal, dtype=dtype, **inputs.options)
+
+    exact, exact_lse = reference(torch.float64)
+    same, _ = reference(call.dtype)
+    poison_unseen(plain)
+    inputs = call.rounded(plain)
+    scales = {name: inputs.options.pop(name, None) for name in ("k_scale", "v_scale")}
+    more: dict[str, Any] = ScoreOptions(**inputs.options).as_op_arguments() | scales
+    more |= {"causal": call.causal, "num_workers": call.workers}
+    if call.promise:
+        more["fresh_tokens"] = call.q_len or 1
+    if call.with_plan and not call.leftpad:
+        more["plan"] = plan_of(inputs, call.workers)
+
+    def check(result: tuple[Tensor, Tensor]) -> None:
+        # Of few numbers the yardstick is right by chance, so some roundings are allowed beside it.
+        out, lse = result
+        check_error("out", out, exact, same, roundings=8, least_size=0.25)
+        nothing = exact_lse == -torch.inf
+        assert torch.equal(lse == -torch.inf, nothing)
+        torch.testing.assert_close(
+            lse.masked_fill(nothing, 0.0).double(), exact_lse.masked_fill(nothing, 0.0), rtol=2e-5, atol=2e-5
+        )
+
+    decode_lse = torch.ops.leanattn.decode_lse
+    got = decode_lse(*inputs.tensors(), **more)
+    check(got)
+    if call.page_size:
+        pages, table = paged(plain, call.page_size, seed=call.seed)
+        pages = call.rounded(pages)
+        of_pages = decode_lse(*pages.tensors(), block_table=table, **more)
+        check(of_pages)
+        if device.type == "cpu":  # where pages change nothing of the tiling
+            assert all(map(torch.equal, of_pages, got))
