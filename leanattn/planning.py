@@ -137,8 +137,8 @@ def plan_schedule(
         workers: CTAs or threads; :data:`ALL_WORKERS` for those that the call would take.
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
-        score_options: whether the call has any but a window: of that, max_tokens is all that the schedule
-            knows, at most left + q_len.
+        score_options: whether the call has a window, padding, soft cap, sinks or slopes. (With a window,
+            max_tokens is at most what it shows, left + q_len.)
     """
     # decode itself does without the schedule on the host, so it must not need the module at import.
     from leanattn import schedule
