@@ -17,17 +17,13 @@ import torch
 import leanattn
 from benchmarks import method
 from benchmarks.case import Case
-from benchmarks.measure import ShapeBench, Wrong
+from benchmarks.measure import ShapeBench
 from benchmarks.ours import calls_with_out
 from benchmarks.read_limit import ReadLimit
-from benchmarks.shape_command import Record, ShapeCommand
+from benchmarks.shape_command import Record, ShapeCommand, time
 from benchmarks.shapes import Shape
 from benchmarks.tables import microseconds, number
 
-SHAPE_NAMES = (
-    *("llama8b B1 1k", "llama8b B1 16k", "llama8b B8 8k", "llama8b B32 4k", "llama8b B128 1k"),
-    *("70b/tp8 B16 8k", "mha32 B1 64k", "mha32 d64 B4 16k", "llama8b short B256", "llama8b lognormal B32"),
-)
 OPTIONS = ("softcap", "sinks", "alibi", "leftpad")
 FLOAT8 = torch.float8_e4m3fn
 
@@ -46,8 +42,8 @@ def neutral_options(case: Case) -> dict[str, Options]:
     }
 
 
-def time(bench: ShapeBench, options: Options, in_float8: bool = False) -> float | None:
-    """Microseconds of a call; None if it is wrong."""
+def time_with(bench: ShapeBench, options: Options, in_float8: bool = False) -> float | None:
+    """Microseconds of a call with these options; None if it is wrong."""
     case = bench.case
     caches = (case.k, case.v)
     if in_float8:
@@ -63,10 +59,7 @@ def time(bench: ShapeBench, options: Options, in_float8: bool = False) -> float 
     calls = calls_with_out(
         replace(case, k=caches[0], v=caches[1]), lambda k, v, out: decode(case.q, k, v, case.seqlens, out)
     )
-    try:
-        return float(bench.time_calls(calls, bench.kv_bytes, bench.check)["median_us"])
-    except Wrong:
-        return None
+    return time(bench, calls)
 
 
 def time_window(case: Case, tolerance: float) -> Record:
@@ -83,7 +76,7 @@ def time_window(case: Case, tolerance: float) -> Record:
     alone = ShapeBench(shorter, tolerance)
     seen = ShapeBench(case, tolerance)
     seen.expected, seen.kv_bytes = alone.expected, alone.kv_bytes
-    return {"alone": time(alone, {}), "window": time(seen, {"window_left": tokens - 1})}
+    return {"alone": time_with(alone, {}), "window": time_with(seen, {"window_left": tokens - 1})}
 
 
 @cache
@@ -101,10 +94,10 @@ def measure(shape: Shape) -> Record:
     tolerance = method.TOLERANCE["bf16"]
     bench = ShapeBench(case, tolerance)
     bench.kv_bytes = bytes_of_float8  # there are as many copies for all
-    float8_us = time(bench, {}, in_float8=True)
+    float8_us = time_with(bench, {}, in_float8=True)
     record: Record = {
         "name": shape.name,
-        "us": {name: time(bench, options) for name, options in neutral_options(case).items()},
+        "us": {name: time_with(bench, options) for name, options in neutral_options(case).items()},
         "float8": {"us": float8_us, "read_limit": read_limit().time(bytes_of_float8)[0].median_us},
     }
     if not shape.ragged:
@@ -132,7 +125,7 @@ def command() -> ShapeCommand:
         *("shape", "plain us", *(f"x {name}" for name in OPTIONS), "half us", "x window"),
         *("float8 us", "read limit us", "goal us", "plain / float8"),
     )
-    return ShapeCommand("benchmarks.features", __doc__ or "", SHAPE_NAMES, columns, measure, row)
+    return ShapeCommand("benchmarks.features", __doc__ or "", columns, measure, row)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,15 @@ from torch import Tensor
 
 from benchmarks import method
 from benchmarks.case import Case
-from benchmarks.measure import ShapeBench, Wrong
+from benchmarks.measure import ShapeBench
 from benchmarks.ours import bind_leanattn
 from benchmarks.packages import Missing, import_first
-from benchmarks.shape_command import Record, ShapeCommand
+from benchmarks.shape_command import Record, ShapeCommand, time
 from benchmarks.shapes import Shape
 from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call
 
 PAGE_SIZES = (1, 8, 16, 64, 256)
-SHAPE_NAMES = (
-    *("llama8b B1 1k", "llama8b B1 16k", "llama8b B8 8k", "llama8b B32 4k", "llama8b B128 1k"),
-    *("70b/tp8 B16 8k", "mha32 B1 64k", "mha32 d64 B4 16k", "llama8b short B256", "llama8b lognormal B32"),
-)
 
 
 def paged(cache: Tensor, page_size: int, order: Tensor) -> Tensor:
@@ -53,14 +49,6 @@ def bind_fa3(pages: Case, block_table: Tensor) -> list[Call]:
         page_table=block_table,
     )
     return [partial(call, k_cache=k, v_cache=v) for k, v in zip(pages.k, pages.v, strict=True)]
-
-
-def time(bench: ShapeBench, calls: list[Call]) -> float | None:
-    """Microseconds of a call; None if it is wrong."""
-    try:
-        return float(bench.time_calls(calls, bench.kv_bytes, bench.check)["median_us"])
-    except Wrong:
-        return None
 
 
 def measure_pages(bench: ShapeBench, page_size: int) -> Record:
@@ -99,7 +87,7 @@ def row(shape: Record) -> list[str]:
 def command() -> ShapeCommand:
     names = [f"{what} page {size}" for what in ("x", "fa3 us,") for size in PAGE_SIZES]
     columns = ("shape", "contiguous us", *names)
-    return ShapeCommand("benchmarks.paged", __doc__ or "", SHAPE_NAMES, columns, measure, row)
+    return ShapeCommand("benchmarks.paged", __doc__ or "", columns, measure, row)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A benchmark command that measures some of the shapes, one after the other, and prints a table."""
+"""A benchmark command that measures some shapes, one after the other, and prints a table."""
 
 import argparse
 import json
@@ -11,23 +11,38 @@ import torch
 
 from benchmarks.decode import commit_here
 from benchmarks.environment import environment
+from benchmarks.measure import ShapeBench, Wrong
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.tables import table
+from benchmarks.timing import Call
+
+# Of every kind: small and large, few heads and many, uniform and ragged.
+SHAPE_NAMES = (
+    *("llama8b B1 1k", "llama8b B1 16k", "llama8b B8 8k", "llama8b B32 4k", "llama8b B128 1k"),
+    *("70b/tp8 B16 8k", "mha32 B1 64k", "mha32 d64 B4 16k", "llama8b short B256", "llama8b lognormal B32"),
+)
 
 Record = dict[str, Any]  # of a shape
+
+
+def time(bench: ShapeBench, calls: list[Call]) -> float | None:
+    """Microseconds of a call; None if it is wrong."""
+    try:
+        return float(bench.time_calls(calls, bench.kv_bytes, bench.check)["median_us"])
+    except Wrong:
+        return None
 
 
 class ShapeCommand(NamedTuple):
     name: str  # python -m name
     text: str  # for --help
-    shapes: Sequence[str]
     columns: Sequence[str]
     measure: Callable[[Shape], Record]
     row: Callable[[Record], Sequence[str]]
 
     def parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"python -m {self.name}", description=self.text)
-        parser.add_argument("--shape", nargs="+", choices=self.shapes, default=self.shapes, metavar="NAME")
+        parser.add_argument("--shape", nargs="+", choices=SHAPE_NAMES, default=SHAPE_NAMES, metavar="NAME")
         parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
         parser.add_argument("--commit", help="the commit that is measured, if git can't tell here")
         parser.add_argument(

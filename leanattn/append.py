@@ -95,8 +95,8 @@ def append_kv(
     is skipped. Neither K nor V of it is written, anywhere, and its ``q`` stays as it is, not rotated.
 
     Numerics: ``v``, and what of ``k`` is not rotated, is copied bit by bit. Rotation is in float32, and
-    rounded once. Into a float8 cache go these
-    numbers divided by the scale, rounded to the nearest, and to the largest finite one what is larger.
+    rounded once. Into a float8 cache go these numbers divided by the scale, rounded to the nearest, and to
+    the largest finite one what is larger.
 
     Overlap on a GPU: the kernel waits for the one ahead of it in the stream, but lets the next one start at
     once. A call of :func:`leanattn.decode` directly behind, with ``fresh_tokens=new_tokens``, reads the older

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
 from leanattn.checks import check_causal, check_plan_arguments, check_window, max_tokens_of, q_len_of
-from leanattn.score_options import NO_WINDOW
+from leanattn.score_options import NO_WINDOW, ScoreOptions
 
 if TYPE_CHECKING:
     from leanattn.schedule import Schedule
@@ -93,7 +93,7 @@ def plan(
     left, right = window_size
     # Otherwise a right bound is the causal mask, or none.
     some_see_later_tokens = not causal and 0 < right < q_len_of(q) - 1
-    options = softcap != 0 or sinks is not None or alibi_slopes is not None
+    options = ScoreOptions(softcap=softcap, sinks=sinks, alibi_slopes=alibi_slopes).used()
     shapes = {
         "max_tokens": max_tokens_of(k_cache, block_table),
         "num_q_heads": q.shape[-2],
@@ -103,7 +103,7 @@ def plan(
         "num_workers": ALL_WORKERS if sm_margin == 0 else num_workers(cache_seqlens.device, sm_margin),
         "page_size": 0 if block_table is None else k_cache.shape[1],
         "window_left": left,
-        "score_options": options or some_see_later_tokens,
+        "score_options": bool(options) or some_see_later_tokens,
         "itemsize": k_cache.element_size(),
     }
     if out is None:

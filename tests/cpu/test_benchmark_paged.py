@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks import paged
+from benchmarks import paged, shape_command
 from benchmarks.shapes import SHAPES
 
 
 def test_shapes_are_those_of_the_other_benchmark() -> None:
-    assert set(paged.SHAPE_NAMES) <= {shape.name for shape in SHAPES}
+    assert set(shape_command.SHAPE_NAMES) <= {shape.name for shape in SHAPES}
 
 
 def test_pages_hold_the_cache_in_the_order_of_the_table() -> None:

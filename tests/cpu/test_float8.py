@@ -6,7 +6,8 @@ import pytest
 import torch
 from decode_cases import Reference, make_inputs
 from decode_contract import RAGGED
-from float8_contract import Float8Contract, decode, in_float8
+from float8_contract import Float8Contract, in_float8
+from score_options_contract import decode
 
 from leanattn.support import FLOAT8
 
