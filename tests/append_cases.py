@@ -233,7 +233,7 @@ def check_append(call: Append) -> None:
     keys, values = (cache[p.rows, p.columns] for cache in caches.values())
     if call.k_cache.dtype in FLOAT8:
         check_float8_rows(call, p, rows_of(call.k), keys.view(call.k_cache.dtype))
-        assert torch.equal(values, bits(in_float8(rows_of(call.v), call.v_scale, call.v_cache.dtype)))
+        assert torch.equal(values, bits(quantized_rows(rows_of(call.v), call.v_scale, call.v_cache.dtype)))
     else:
         check_rows(call, p, rows_of(call.k), keys.view(call.k_cache.dtype))
         assert torch.equal(values, bits(rows_of(call.v)))
@@ -247,7 +247,7 @@ def check_append(call: Append) -> None:
         assert torch.equal(bits(memory), bits(before[storage])), "memory that is not to be written"
 
 
-def in_float8(rows: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def quantized_rows(rows: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """[n, heads, head_dim] as a cache of float8 has them."""
     most = torch.finfo(dtype).max
     divided = rows.float() if scale is None else rows.float() / scale[:, None]
@@ -258,10 +258,10 @@ def check_float8_rows(call: Append, places: Places, source: Tensor, got: Tensor)
     """What is not rotated has the same bits; what is, is as near as a neighbour of the rounded 16 bits is."""
     scale = source.new_ones(1) if call.k_scale is None else call.k_scale
     if call.rotary_cos is None or call.rotary_sin is None:
-        assert torch.equal(bits(got), bits(in_float8(source, scale, got.dtype)))
+        assert torch.equal(bits(got), bits(quantized_rows(source, scale, got.dtype)))
         return
     dim = 2 * call.rotary_cos.shape[1]
-    kept = in_float8(source, scale, got.dtype)[..., dim:]
+    kept = quantized_rows(source, scale, got.dtype)[..., dim:]
     assert torch.equal(bits(got[..., dim:].contiguous()), bits(kept.contiguous()))
     cos, sin = (table[places.positions].double() for table in (call.rotary_cos, call.rotary_sin))
     exact = rotated(source.double(), cos, sin, call.rotary_interleaved) / scale.double()[:, None]
