@@ -10,7 +10,7 @@ import torch
 from decode_cases import LAYOUTS, Inputs, Reference, make_inputs, plan_of
 from decode_contract import RAGGED
 from paged_cases import make_whole_pages, paged
-from score_options_contract import decode
+from score_options_contract import decode, like
 from torch import Tensor
 
 import leanattn
@@ -200,12 +200,7 @@ class Float8Contract:
     ) -> None:
         inputs = in_float8(make_inputs((70, 9), device=device), FLOAT8[0])
         expected = decode(inputs)
-        there = {
-            name: value.detach().to(device).requires_grad_(value.requires_grad)
-            if isinstance(value, Tensor)
-            else value
-            for name, value in change.items()
-        }
+        there = {name: like(value, device) for name, value in change.items()}
         with pytest.raises(error, match=message):
             decode(inputs, **there)
         assert all(map(torch.equal, decode(inputs), expected))
