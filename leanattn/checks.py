@@ -26,6 +26,7 @@ def check_fit(
     out: Tensor | None = None,
     lse: Tensor | None = None,
     block_table: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> None:
     """Types, dtypes, devices and shapes: do the tensors fit each other? Works on fake tensors too."""
     if not (
@@ -35,11 +36,15 @@ def check_fit(
         and isinstance(cache_seqlens, Tensor)
     ):
         raise no_tensor(q=q, k_cache=k_cache, v_cache=v_cache, cache_seqlens=cache_seqlens)
-    shape = q.shape
-    if len(shape) not in (3, 4):
-        expected = "[batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]"
+    shape, packed = q.shape, cu_seqlens_q is not None
+    if len(shape) not in ((3,) if packed else (3, 4)):
+        unpacked = "[batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim]"
+        expected = "[tokens, num_q_heads, head_dim] with cu_seqlens_q" if packed else unpacked
         raise ValueError(f"q: shape {list(shape)}, expected {expected}")
-    check_caches("q", q, k_cache, v_cache, cache_seqlens, block_table, FLOAT8)
+    if cu_seqlens_q is not None:
+        check_offsets(cu_seqlens_q, cache_seqlens, q.device)
+    batch = cache_seqlens.shape[0] if packed else shape[0]
+    check_caches("q", q, k_cache, v_cache, cache_seqlens, block_table, FLOAT8, batch)
     num_q_heads, num_kv_heads = shape[-2], k_cache.shape[2]
     if num_q_heads == 0 or num_kv_heads == 0 or num_q_heads % num_kv_heads != 0:
         expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
@@ -47,7 +52,14 @@ def check_fit(
     if out is not None:
         check_tensor("out", out, q.dtype, q.device, [shape])
     if lse is not None:
-        check_tensor("lse", lse, torch.float32, q.device, [lse_shape(q)])
+        check_tensor("lse", lse, torch.float32, q.device, [lse_shape(q, packed)])
+
+
+def check_offsets(cu_seqlens_q: Tensor, cache_seqlens: Tensor, device: torch.device) -> None:
+    """Where the packed queries of each sequence begin."""
+    if cache_seqlens.dim() != 1:
+        raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [batch]")
+    check_tensor("cu_seqlens_q", cu_seqlens_q, torch.int32, device, [(cache_seqlens.shape[0] + 1,)])
 
 
 def check_caches(
@@ -58,12 +70,13 @@ def check_caches(
     cache_seqlens: Tensor,
     block_table: Tensor | None,
     more_dtypes: tuple[torch.dtype, ...] = (),
+    sequences: int | None = None,
 ) -> None:
-    """Do the caches fit ``like``, which is argument ``name``, [batch, ..., head_dim]? Their dtype is that of
-    ``like``, or one of ``more_dtypes``.
+    """Do the caches fit ``like``, which is argument ``name``, [batch, ..., head_dim], or has as many
+    ``sequences``? Their dtype is that of ``like``, or one of ``more_dtypes``.
     """
     dtype, device, cache_shape = like.dtype, like.device, k_cache.shape
-    batch, head_dim = like.shape[0], like.shape[-1]
+    batch, head_dim = like.shape[0] if sequences is None else sequences, like.shape[-1]
     if k_cache.dtype != dtype and k_cache.dtype not in more_dtypes:
         or_others = "".join(f" or {other}" for other in more_dtypes)
         raise TypeError(f"k_cache: dtype {k_cache.dtype}, expected the dtype of {name}, {dtype}{or_others}")
@@ -113,10 +126,13 @@ def check_call(
     options: ScoreOptions,
     k_scale: Tensor | None,
     v_scale: Tensor | None,
+    cu_seqlens_q: Tensor | None,
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
-    check_fit(q, k_cache, v_cache, cache_seqlens, out, block_table=block_table)
-    check_options(options, q)
+    check_fit(
+        *(q, k_cache, v_cache, cache_seqlens, out), block_table=block_table, cu_seqlens_q=cu_seqlens_q
+    )
+    check_options(options, q, cache_seqlens.shape[0], packed=cu_seqlens_q is not None)
     check_scales(k_cache, k_scale, v_scale)
     check_can_run(q, k_cache.dtype, options)
     check_plan_serves(plan, options)
@@ -164,9 +180,13 @@ def max_tokens_of(k_cache: Tensor, block_table: Tensor | None) -> int:
     return k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
 
 
-def lse_shape(q: Tensor) -> tuple[int, ...]:
-    """[batch, num_q_heads], with the q_len of a ``q`` of four dimensions last."""
+def lse_shape(q: Tensor, packed: bool = False) -> tuple[int, ...]:
+    """[batch, num_q_heads], with the q_len of a ``q`` of four dimensions last; if packed [num_q_heads,
+    tokens].
+    """
     shape = q.shape
+    if packed:
+        return (shape[1], shape[0])
     return (shape[0], shape[1]) if len(shape) == 3 else (shape[0], shape[2], shape[1])
 
 
@@ -202,14 +222,14 @@ def check_block_table(block_table: Tensor, batch: int, device: torch.device, lik
         )
 
 
-def check_options(options: ScoreOptions, q: Tensor) -> None:
+def check_options(options: ScoreOptions, q: Tensor, batch: int, *, packed: bool = False) -> None:
     """Types, dtypes, devices and shapes. Works on fake tensors too."""
     check_window(options.window_size)
     if not isinstance(options.softcap, (float, int)):
         raise TypeError(f"softcap: {type(options.softcap).__name__}, expected float")
     if not 0 <= options.softcap < math.inf:  # math.isfinite is not for torch.compile
         raise ValueError(f"softcap: {options.softcap}, expected a finite number, 0 (none) or more")
-    batch, num_q_heads, device = q.shape[0], q.shape[-2], q.device
+    num_q_heads, device = q.shape[-2], q.device
     if options.sinks is not None:
         check_tensor("sinks", options.sinks, torch.float32, device, [(num_q_heads,)])
     if options.alibi_slopes is not None:
@@ -217,6 +237,17 @@ def check_options(options: ScoreOptions, q: Tensor) -> None:
         check_tensor("alibi_slopes", options.alibi_slopes, torch.float32, device, shapes)
     if options.cache_leftpad is not None:
         check_tensor("cache_leftpad", options.cache_leftpad, torch.int32, device, [(batch,)])
+    if options.tree_mask is not None:
+        check_tree_mask(options.tree_mask, q, packed=packed)
+
+
+def check_tree_mask(tree_mask: Tensor, q: Tensor, *, packed: bool) -> None:
+    if not isinstance(tree_mask, Tensor):
+        raise no_tensor(tree_mask=tree_mask)
+    if q.dim() == 3 and not packed:
+        raise ValueError("tree_mask: a tensor, expected None for a q of one query token a sequence")
+    words = tree_mask.shape[-1] if tree_mask.dim() > 0 else 0
+    check_tensor("tree_mask", tree_mask, torch.int32, q.device, [(*q.shape[:-2], max(words, 1))])
 
 
 def check_scales(k_cache: Tensor, k_scale: Tensor | None, v_scale: Tensor | None, like: str = "q") -> None:
@@ -257,10 +288,16 @@ def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") ->
 
 
 def check_plan_arguments(
-    q: Tensor, k_cache: Tensor, cache_seqlens: Tensor, out: Tensor | None, block_table: Tensor | None
+    q: Tensor,
+    k_cache: Tensor,
+    cache_seqlens: Tensor,
+    out: Tensor | None,
+    block_table: Tensor | None,
+    cu_seqlens_q: Tensor | None,
 ) -> None:
     """What leanattn.plan takes; the op checks the numbers that come from the shapes."""
-    expected_dims = {"q": (q, (3, 4)), "k_cache": (k_cache, (4,)), "cache_seqlens": (cache_seqlens, (1,))}
+    q_dims = (3, 4) if cu_seqlens_q is None else (3,)
+    expected_dims = {"q": (q, q_dims), "k_cache": (k_cache, (4,)), "cache_seqlens": (cache_seqlens, (1,))}
     for name, (tensor, dims) in expected_dims.items():
         if not isinstance(tensor, Tensor):
             raise no_tensor(**{name: tensor})
@@ -269,6 +306,9 @@ def check_plan_arguments(
     if cache_seqlens.dtype != torch.int32:
         raise TypeError(f"cache_seqlens: dtype {cache_seqlens.dtype}, expected torch.int32")
     device, batch = cache_seqlens.device, k_cache.shape[0] if block_table is None else q.shape[0]
+    if cu_seqlens_q is not None:
+        check_offsets(cu_seqlens_q, cache_seqlens, device)
+        batch = cache_seqlens.shape[0] if block_table is not None else batch
     if cache_seqlens.shape[0] != batch:
         raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{batch}]")
     if block_table is not None:

@@ -40,6 +40,8 @@ def decode(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> Tensor: ...
 
 
@@ -65,6 +67,8 @@ def decode(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -89,6 +93,8 @@ def decode(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one or several new tokens per sequence against a KV cache of ragged lengths.
 
@@ -103,7 +109,11 @@ def decode(
     before it. A ``q`` of three dimensions is one query token a sequence, which sees all n tokens.
 
     ``window_size``, ``cache_leftpad``, ``softcap``, ``alibi_slopes`` and ``sinks`` change which tokens are
-    seen, the scores, or the softmax's denominator, in this order; they may be combined.
+    seen, the scores, or the softmax's denominator, in this order; they may be combined. ``tree_mask`` hides
+    new tokens from each other, as branches of a tree of guesses do.
+
+    With ``cu_seqlens_q`` the query tokens of all sequences follow each other in ``q``, of each sequence as
+    many as it has: sequences that decode share a call with chunks of prompts, in equal shares of work.
 
     With a ``block_table`` the caches are paged: token ``t`` of sequence ``b`` is not ``k_cache[b, t]`` but
     ``k_cache[block_table[b, t // page_size], t % page_size]``.
@@ -113,7 +123,7 @@ def decode(
 
     Args:
         q: queries [batch, num_q_heads, head_dim], or [batch, q_len, num_q_heads, head_dim] with q_len 1 to
-            16; float16 or bfloat16, on the CPU also float32. head_dim a multiple of 8, with a float8
+            16, or with ``cu_seqlens_q`` [tokens, num_q_heads, head_dim]; float16 or bfloat16, on the CPU also float32. head_dim a multiple of 8, with a float8
             cache of 16, up to 256, on the CPU up to 512. Strides under the rule for those of ``k_cache``.
         k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``, or of dtype
             float8_e4m3fn or float8_e5m2 (see ``k_scale``). num_q_heads must be a multiple of num_kv_heads: 1
@@ -174,10 +184,25 @@ def decode(
             memory has to move. Where a GPU runs code that was built for less than compute capability 8.9
             (all but 9.0, in a default build), NaN in a float8_e4m3fn cache counts as 480.
         v_scale: the same of ``v_cache``.
+        tree_mask: [batch, q_len, words], or with ``cu_seqlens_q`` [tokens, words], int32, contiguous, for
+            each query token which of its sequence's new tokens (those of its queries) it sees, beside all
+            older ones: bit j % 32 of word j // 32 is that of the j-th. New tokens that there is no bit for
+            are not hidden. With ``causal`` a query sees nothing after its own token all the same, which of a
+            tree that lists parents ahead of their children takes nothing away. For trees of guesses that
+            speculative decoding verifies at once (arXiv 2305.09781). Positions, of ``window_size`` and
+            ``alibi_slopes``, are places in the cache.
+        cu_seqlens_q: [batch + 1] int32, contiguous, on the device of ``q``: the queries of sequence b are
+            rows ``cu_seqlens_q[b]`` to ``cu_seqlens_q[b + 1] - 1`` of ``q``, and those of its last tokens in
+            the cache; any number of them, none included. Like lengths it is read on the device, so it may
+            change between replays of a graph. It must rise from 0 on to at most tokens; other numbers give
+            wrong results of this call, and never an access outside the tensors. Rows that no sequence has
+            are not written. ``fresh_tokens`` has no effect then. Two kernels are launched: a small one cuts
+            the queries into blocks.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
-        [batch, num_q_heads], or [batch, num_q_heads, q_len] for a ``q`` of four dimensions. A query that sees
+        [batch, num_q_heads], or [batch, num_q_heads, q_len] for a ``q`` of four dimensions, or [num_q_heads,
+        tokens] with ``cu_seqlens_q``. A query that sees
         no token gives out 0 and lse -inf, or with ``sinks`` its sink: any of a sequence of length 0, and with
         ``causal`` the first ``q_len - n`` of a sequence of n.
 
@@ -203,28 +228,28 @@ def decode(
     """
     arguments = (q, k_cache, v_cache, cache_seqlens)
     # Made a ScoreOptions where one is needed, which few calls do.
-    options = (window_size, softcap, sinks, alibi_slopes, cache_leftpad)
+    options = (window_size, softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
     # The ops check all that they need themselves, faster; the checks here know the right type of each error.
     # A call that is being compiled has no memory to look at yet, so it gets the checks first.
     if torch.compiler.is_compiling():
         check_call(
             *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
-            *(ScoreOptions(*options), k_scale, v_scale),
+            *(ScoreOptions(*options), k_scale, v_scale, cu_seqlens_q),
         )
     else:
         check_grad(q, k_cache, v_cache, out, sinks, alibi_slopes, k_scale, v_scale)
     try:
-        no_tensors = sinks is None and alibi_slopes is None and cache_leftpad is None
+        no_tensors = sinks is None and alibi_slopes is None and cache_leftpad is None and tree_mask is None
         as_they_are = no_tensors and softcap == 0.0 and window_size == NO_WINDOW  # the scores
-        no_scales = k_scale is None and v_scale is None
-        usual = causal is True and softmax_scale is None and as_they_are and no_scales
+        no_more = k_scale is None and v_scale is None and cu_seqlens_q is None
+        usual = causal is True and softmax_scale is None and as_they_are and no_more
         if usual and out is None and not return_lse and sm_margin == 0:
             plain: Tensor = _decode(*arguments, fresh_tokens=fresh_tokens, plan=plan, block_table=block_table)
             return plain
         check_causal(causal)
         changes = {} if as_they_are else ScoreOptions(*options).as_op_arguments()
-        if not no_scales:
-            changes |= {"k_scale": k_scale, "v_scale": v_scale}
+        if not no_more:
+            changes |= {"k_scale": k_scale, "v_scale": v_scale, "cu_seqlens_q": cu_seqlens_q}
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
@@ -239,7 +264,8 @@ def decode(
                 **changes,
             )
             return result
-        lse = q.new_empty(lse_shape(q), dtype=torch.float32) if return_lse else None
+        packed = cu_seqlens_q is not None
+        lse = q.new_empty(lse_shape(q, packed), dtype=torch.float32) if return_lse else None
         _decode_out(
             *arguments,
             out,
@@ -255,7 +281,7 @@ def decode(
     except Exception:
         check_call(
             *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
-            *(ScoreOptions(*options), k_scale, v_scale),
+            *(ScoreOptions(*options), k_scale, v_scale, cu_seqlens_q),
         )
         raise
     return out if lse is None else (out, lse)

@@ -13,8 +13,23 @@ from leanattn.checks import check_fit, check_options, check_plan, check_scales, 
 from leanattn.score_options import ScoreOptions
 
 
-def _check_options(q: Tensor, *options: Any) -> None:
-    check_options(ScoreOptions(*options), q)
+def _check_call(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    scales: tuple[Tensor | None, Tensor | None],
+    plan: Tensor | None,
+    block_table: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    options: tuple[Any, ...],
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table, cu_seqlens_q)
+    check_plan(plan, q.device)
+    check_scales(k_cache, *scales)
+    check_options(ScoreOptions(*options), q, cache_seqlens.shape[0], packed=cu_seqlens_q is not None)
 
 
 @torch.library.register_fake("leanattn::decode")  # type: ignore[untyped-decorator]
@@ -38,11 +53,12 @@ def _(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> Tensor:
-    check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
-    check_plan(plan, q.device)
-    check_scales(k_cache, k_scale, v_scale)
-    _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
+    options = ((window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
+    caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
+    _check_call(q, *caches, scales, plan, block_table, cu_seqlens_q, options)
     return q.new_empty(q.shape)
 
 
@@ -67,12 +83,14 @@ def _(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
-    check_plan(plan, q.device)
-    check_scales(k_cache, k_scale, v_scale)
-    _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
-    return q.new_empty(q.shape), q.new_empty(lse_shape(q), dtype=torch.float32)
+    options = ((window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
+    caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
+    _check_call(q, *caches, scales, plan, block_table, cu_seqlens_q, options)
+    lse = q.new_empty(lse_shape(q, packed=cu_seqlens_q is not None), dtype=torch.float32)
+    return q.new_empty(q.shape), lse
 
 
 @torch.library.register_fake("leanattn::decode_out")  # type: ignore[untyped-decorator]
@@ -98,11 +116,12 @@ def _(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> None:
-    check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
-    check_plan(plan, q.device)
-    check_scales(k_cache, k_scale, v_scale)
-    _check_options(q, (window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad)
+    options = ((window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
+    caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
+    _check_call(q, *caches, scales, plan, block_table, cu_seqlens_q, options, out, lse)
 
 
 @torch.library.register_fake("leanattn::_decode_debug")  # type: ignore[untyped-decorator]
@@ -143,12 +162,18 @@ def _(
     window_left: int = -1,
     score_options: bool = False,
     itemsize: int = 2,
+    window_right: int = -1,
+    cu_seqlens_q: Tensor | None = None,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
-    from leanattn.schedule import plan_elements
+    from leanattn.schedule import block_tokens, most_query_blocks, plan_elements
 
+    sequences = cache_seqlens.shape[0]
+    if cu_seqlens_q is not None:
+        tokens = block_tokens(cache_seqlens.device.type, num_q_heads // num_kv_heads, head_dim)
+        sequences = most_query_blocks(q_len, sequences, tokens)
     # A sum, so that a batch of any size stays one.
-    return cache_seqlens.new_empty((plan_elements(0) + cache_seqlens.shape[0],), dtype=torch.int32)
+    return cache_seqlens.new_empty((plan_elements(0) + sequences,), dtype=torch.int32)
 
 
 @torch.library.register_fake("leanattn::plan_out")  # type: ignore[untyped-decorator]
@@ -166,6 +191,8 @@ def _(
     window_left: int = -1,
     score_options: bool = False,
     itemsize: int = 2,
+    window_right: int = -1,
+    cu_seqlens_q: Tensor | None = None,
 ) -> None:
     return None
 

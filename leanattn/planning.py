@@ -57,6 +57,8 @@ def plan(
     softcap: float = 0,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
 ) -> Tensor:
     """The shares of all workers, found once for all calls of :func:`leanattn.decode` with these lengths.
 
@@ -78,33 +80,39 @@ def plan(
         sm_margin: as in the calls.
         block_table: as in the calls; only its shape counts.
         causal, window_size: as in the calls.
-        softcap, sinks, alibi_slopes: as in the calls; only whether there are any counts.
+        softcap, sinks, alibi_slopes, tree_mask: as in the calls; only whether there are any counts.
+        cu_seqlens_q: as in the calls, which must have the same numbers in it.
 
     Returns:
-        The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths.
+        The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths, with
+        ``cu_seqlens_q`` of those of its blocks of queries.
 
     Raises:
         TypeError: a dtype, or something that is no tensor or number.
         ValueError: a shape or device; ``sm_margin`` too large; a window out of range.
     """
-    check_plan_arguments(q, k_cache, cache_seqlens, out, block_table)
+    check_plan_arguments(q, k_cache, cache_seqlens, out, block_table, cu_seqlens_q)
     check_causal(causal)
     check_window(window_size)
     left, right = window_size
     # Otherwise a right bound is the causal mask, or none.
     some_see_later_tokens = not causal and 0 < right < q_len_of(q) - 1
-    options = ScoreOptions(softcap=softcap, sinks=sinks, alibi_slopes=alibi_slopes).used()
+    options = ScoreOptions(
+        softcap=softcap, sinks=sinks, alibi_slopes=alibi_slopes, tree_mask=tree_mask
+    ).used()
     shapes = {
         "max_tokens": max_tokens_of(k_cache, block_table),
         "num_q_heads": q.shape[-2],
         "num_kv_heads": k_cache.shape[2],
         "head_dim": q.shape[-1],
-        "q_len": q_len_of(q),
+        "q_len": q_len_of(q) if cu_seqlens_q is None else q.shape[0],
         "num_workers": ALL_WORKERS if sm_margin == 0 else num_workers(cache_seqlens.device, sm_margin),
         "page_size": 0 if block_table is None else k_cache.shape[1],
         "window_left": left,
         "score_options": bool(options) or some_see_later_tokens,
         "itemsize": k_cache.element_size(),
+        "window_right": 0 if causal else right,
+        "cu_seqlens_q": cu_seqlens_q,
     }
     if out is None:
         made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)

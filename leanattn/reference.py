@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,6 +27,8 @@ def decode_reference(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
     """The attention that :func:`leanattn.decode` computes, by its definition and with plain torch operations.
@@ -33,12 +38,33 @@ def decode_reference(
 
     Args:
         q, k_cache, v_cache, cache_seqlens, softmax_scale, causal, block_table, window_size, softcap, sinks,
-            alibi_slopes, cache_leftpad, k_scale, v_scale: as for :func:`leanattn.decode`.
+            alibi_slopes, cache_leftpad, k_scale, v_scale, tree_mask, cu_seqlens_q: as for
+            :func:`leanattn.decode`. Rows of packed queries that no sequence has are 0, their lse -inf.
         dtype: of every step, and of the result.
 
     Returns:
         ``(out, lse)`` in ``dtype``, in the shapes that :func:`leanattn.decode` returns.
     """
+    if cu_seqlens_q is not None:
+        options = {
+            "softmax_scale": softmax_scale,
+            "causal": causal,
+            "window_size": window_size,
+            "softcap": softcap,
+            "sinks": sinks,
+            "k_scale": k_scale,
+            "v_scale": v_scale,
+            "dtype": dtype,
+        }
+        of_sequences = {"alibi_slopes": alibi_slopes, "cache_leftpad": cache_leftpad}
+        return _packed_reference(
+            (q, k_cache, v_cache, cache_seqlens),
+            cu_seqlens_q,
+            tree_mask,
+            block_table,
+            of_sequences,
+            options,
+        )
     queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
     batch, q_len, num_q_heads, head_dim = queries.shape
     num_kv_heads = k_cache.shape[2]
@@ -59,6 +85,13 @@ def decode_reference(
             unseen = unseen | (key < own - left)
         if right >= 0:
             unseen = unseen | (key > own + right)
+        if tree_mask is not None:
+            bits = (tree_mask[seq][:, :, None] >> torch.arange(32, device=q.device)) & 1
+            hidden = bits.flatten(1)[:, :q_len] == 0  # [q_len, new tokens that there is a bit for]
+            there = hidden[:, max(q_len - tokens, 0) :]  # the first ones may lie ahead of the sequence
+            begin = max(tokens - q_len, 0)
+            unseen = unseen.clone()
+            unseen[:, begin : begin + there.shape[1]] |= there
         k, v = (
             # What no query sees may be anything, NaN included.
             _tokens_of(cache, seq, tokens, block_table)
@@ -90,6 +123,42 @@ def decode_reference(
         values = weights.view(num_kv_heads, group * q_len, tokens) @ v
         out[seq] = values.view(num_q_heads, q_len, head_dim).transpose(0, 1)
     return (out, lse) if q.dim() == 4 else (out[:, 0], lse[:, :, 0])
+
+
+def _packed_reference(
+    call: tuple[Tensor, Tensor, Tensor, Tensor],
+    cu_seqlens_q: Tensor,
+    tree_mask: Tensor | None,
+    block_table: Tensor | None,
+    of_sequences: dict[str, Tensor | None],
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Sequence by sequence, each a batch of one."""
+    q, k_cache, v_cache, cache_seqlens = call
+    dtype = options["dtype"]
+    out = torch.zeros(q.shape, dtype=dtype, device=q.device)
+    lse = torch.full((q.shape[1], q.shape[0]), -torch.inf, dtype=dtype, device=q.device)
+    offsets = cu_seqlens_q.tolist()
+    for seq, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        if begin == end:
+            continue
+        one, queries = slice(seq, seq + 1), slice(begin, end)
+        caches = [cache if block_table is not None else cache[one] for cache in (k_cache, v_cache)]
+        its_own = {
+            name: tensor if tensor is None or (name == "alibi_slopes" and tensor.dim() == 1) else tensor[one]
+            for name, tensor in of_sequences.items()
+        }
+        one_out, one_lse = decode_reference(
+            q[None, queries],
+            *caches,
+            cache_seqlens[one],
+            block_table=None if block_table is None else block_table[one],
+            tree_mask=None if tree_mask is None else tree_mask[None, queries],
+            **its_own,
+            **options,
+        )
+        out[queries], lse[:, queries] = one_out[0], one_lse[0]
+    return out, lse
 
 
 def _tokens_of(cache: Tensor, seq: int, tokens: int, block_table: Tensor | None) -> Tensor:

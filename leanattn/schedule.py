@@ -189,6 +189,7 @@ def tiling(
     paged: bool = False,
     itemsize: int = 2,
     score_options: bool = False,
+    packed: bool = False,
 ) -> Tiling:
     """What a call of these shapes does on a device of type ``"cpu"`` or ``"cuda"``.
 
@@ -199,10 +200,60 @@ def tiling(
         workers: CTAs or threads.
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
-        score_options: whether the call has a window, padding, soft cap, sinks or slopes.
+        score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask.
+        packed: whether it has ``cu_seqlens_q``. Then batch is the number of blocks of queries, and rows are
+            those of :func:`block_tokens` query tokens.
     """
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
-    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options))
+    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, packed))
+
+
+class QueryBlock(NamedTuple):
+    """Query tokens of a sequence that the schedule takes for a sequence (``csrc/kernels/query_blocks.h``)."""
+
+    seq: int
+    query: int
+    """Its first row of ``q``."""
+    tokens: int
+    """Query tokens."""
+    first: int
+    """Its first query token, among those of its sequence."""
+    length: int
+    """KV tokens that its last query sees, and those ahead of them: its length on the line."""
+    tail: int
+    """Tokens of the length from its first query's own on."""
+
+
+def query_blocks(
+    cu_seqlens_q: Sequence[int],
+    cache_seqlens: Sequence[int],
+    *,
+    max_tokens: int,
+    block_tokens: int,
+    window_right: int = 0,
+) -> list[QueryBlock]:
+    """The blocks of packed queries, in the order of the line.
+
+    Args:
+        cu_seqlens_q, cache_seqlens: as for :func:`leanattn.decode`, on the host.
+        max_tokens: of a sequence.
+        block_tokens: query tokens of a block at most.
+        window_right: tokens after its own that a query sees, 0 with a causal mask; -1 for all.
+    """
+    rows = _schedule.query_blocks(
+        list(cu_seqlens_q), list(cache_seqlens), max_tokens, window_right, block_tokens
+    )
+    return [QueryBlock._make(row) for row in rows]
+
+
+def block_tokens(device_type: str, group: int, head_dim: int) -> int:
+    """Query tokens of a block at most, where ``group`` query heads share a KV head."""
+    return _schedule.block_tokens(device_type, group, head_dim)
+
+
+def most_query_blocks(tokens: int, batch: int, block_tokens: int) -> int:
+    """Blocks that ``tokens`` packed query tokens of ``batch`` sequences make at most."""
+    return min(tokens, tokens // block_tokens + batch)
 
 
 def partial_slots(workers: int) -> int:

@@ -17,6 +17,7 @@ class ScoreOptions(NamedTuple):
     sinks: Tensor | None = None
     alibi_slopes: Tensor | None = None
     cache_leftpad: Tensor | None = None
+    tree_mask: Tensor | None = None
 
     def used(self) -> list[str]:
         """Names of the arguments that change anything."""

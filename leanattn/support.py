@@ -135,7 +135,7 @@ def is_supported(
         group: query heads that share a KV head; any number from 1 on.
         q_len: query tokens of a sequence.
         options: names of arguments of :func:`leanattn.decode` that will be given, of ``window_size``,
-            ``softcap``, ``sinks``, ``alibi_slopes`` and ``cache_leftpad``.
+            ``softcap``, ``sinks``, ``alibi_slopes``, ``cache_leftpad`` and ``tree_mask``.
         cache_dtype: of the caches.
 
     Returns:

@@ -17,27 +17,26 @@ struct Views {
   TensorView q, out;
   std::optional<TensorView> lse;
   CacheViews cache;
+  std::optional<TensorView> offsets;  // of packed queries
 
   static Views of(const DecodeArguments& a) {
-    return {TensorView::of(a.q),
-            TensorView::of(a.out),
-            view_of(a.lse),
-            {TensorView::of(a.k_cache), TensorView::of(a.v_cache), TensorView::of(a.cache_seqlens),
-             view_of(a.block_table)}};
+    return {
+        TensorView::of(a.q),
+        TensorView::of(a.out),
+        view_of(a.lse),
+        {TensorView::of(a.k_cache), TensorView::of(a.v_cache), TensorView::of(a.cache_seqlens), view_of(a.block_table)},
+        view_of(a.cu_seqlens_q)};
   }
-  Anchor anchor() const { return {q, "q"}; }
+  Anchor anchor() const { return {q, "q", offsets ? std::optional(offsets->numel() - 1) : std::nullopt}; }
 };
 
 int64_t q_len_of(const TensorView& q) { return q.dim() == 4 ? q.size(1) : 1; }
-void check_q_len(int64_t q_len) {
-  check_argument(q_len >= 1 && q_len <= tile_table::kMaxQueryTokens, "q: q_len ", q_len, ", expected 1..",
-                 tile_table::kMaxQueryTokens);
-}
 
 void check_shapes(const Views& a) {
   const auto &q = a.q, &k = a.cache.k;
-  check_argument(q.dim() == 3 || q.dim() == 4, "q: expected [batch, num_q_heads, head_dim] or ",
-                 "[batch, q_len, num_q_heads, head_dim], got ", ShapeOf{q});
+  check_argument(q.dim() == 3 || (q.dim() == 4 && !a.offsets), "q: expected [batch, num_q_heads, head_dim] or ",
+                 "[batch, q_len, num_q_heads, head_dim], with cu_seqlens_q [tokens, num_q_heads, head_dim], got ",
+                 ShapeOf{q});
   const int64_t batch = q.size(0), heads = q.size(q.dim() - 2), head_dim = q.size(q.dim() - 1);
   check_argument(head_dim >= 1, "q: head_dim ", head_dim, ", expected 1 or more");
   // A bound for the query rows as well, which RowBlocks rounds up in 32 bits.
@@ -50,7 +49,10 @@ void check_shapes(const Views& a) {
   check_argument(k.size(2) > 0 && heads > 0 && heads % k.size(2) == 0, "q: its ", heads,
                  " heads are not a multiple of the ", k.size(2), " KV heads of k_cache");
   check_argument(a.out.sizes == q.sizes, "out: expected the shape of q, ", ShapeOf{q}, ", got ", ShapeOf{a.out});
-  if (a.lse) {
+  if (a.lse && a.offsets) {
+    check_argument(a.lse->dim() == 2 && a.lse->size(0) == heads && a.lse->size(1) == batch, "lse: expected [", heads,
+                   ", ", batch, "], got ", ShapeOf{*a.lse});
+  } else if (a.lse) {
     // Of one query token, the shape with q_len and the one without are the same memory.
     const bool fits = a.lse->numel() == batch * heads * q_len;
     check_argument(fits && (q_len == 1 || (a.lse->dim() == 3 && a.lse->size(1) == heads)), "lse: expected [", batch,
@@ -71,7 +73,17 @@ void check_types_and_layout(const Views& a) {
   }
 }
 
+RowStrides lse_strides(const Views& a, const DecodeParams& p) {
+  if (a.offsets) return {1, 1, a.q.size(0)};
+  return {int64_t{p.num_kv_heads} * p.rows, 1, p.q_len};
+}
+
 }  // namespace
+
+void check_q_len(int64_t q_len) {
+  check_argument(q_len >= 1 && q_len <= tile_table::kMaxQueryTokens, "q: q_len ", q_len, ", expected 1..",
+                 tile_table::kMaxQueryTokens);
+}
 
 int32_t checked_workers(int64_t num_workers) {
   check_argument(num_workers >= 0 && num_workers <= tile_table::kMaxWorkers, "num_workers: expected 0..",
@@ -91,7 +103,7 @@ int32_t* checked_plan(const torch::stable::Tensor& tensor, int64_t batch, Device
   return static_cast<int32_t*>(plan.data);
 }
 
-DecodeParams checked_params(const DecodeArguments& args) {
+DecodeCall checked_call(const DecodeArguments& args) {
   const Views a = Views::of(args);
   const DType dtype = checked_dtype(a.anchor());
   check_shapes(a);
@@ -104,21 +116,25 @@ DecodeParams checked_params(const DecodeArguments& args) {
   check_argument(std::isfinite(scale_log2), "softmax_scale: expected that in float32, times log2(e), it is a finite ",
                  "number, got ", scale);
 
-  DecodeParams p{};
+  DecodeCall call{};
+  DecodeParams& p = call.params;
   p.q = a.q.data;
   p.k = a.cache.k.data;
   p.v = a.cache.v.data;
   p.seqlens = static_cast<const int32_t*>(a.cache.seqlens.data);
   p.out = a.out.data;
   p.lse = a.lse ? static_cast<float*>(a.lse->data) : nullptr;
-  p.plan = args.plan != nullptr ? checked_plan(*args.plan, a.q.size(0), a.q.device) : nullptr;
   p.q_strides = row_strides(a.q);
   p.out_strides = row_strides(a.out);
+  if (a.offsets) {  // a query token's place is one along either
+    p.q_strides.token = p.q_strides.batch;
+    p.out_strides.token = p.out_strides.batch;
+  }
   p.k_strides = cache_strides(a.cache.k);
   p.v_strides = cache_strides(a.cache.v);
   p.dtype = dtype;
   p.cache_dtype = cache_dtype(a.cache.k, dtype);
-  p.batch = to_int32(a.q.size(0), "q: batch");
+  p.batch = to_int32(a.anchor().batch(), "q: batch");
   p.num_kv_heads = to_int32(a.cache.k.size(2), "k_cache: num_kv_heads");
   p.max_tokens = a.cache.max_tokens();
   p.page_table = a.cache.page_table();
@@ -129,9 +145,13 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.k_scales = checked_scales(args.k_scale, a.cache, a.anchor(), "k_scale");
   p.v_scales = checked_scales(args.v_scale, a.cache, a.anchor(), "v_scale");
   p.scores = checked_score_options(args.scores, p, a.anchor());
-  set_window(p, p.scores.window_left);
-  const int32_t right = args.causal ? 0 : p.scores.window_right;
-  p.causal_tokens = right < 0 ? 0 : std::max(0, p.q_len - 1 - right);
+  if (args.causal) p.scores.window_right = 0;
+  if (a.offsets) call.packed = checked_packed_queries(*args.cu_seqlens_q, a.cache.seqlens, a.q.size(0), p);
+  p.lse_strides = lse_strides(a, p);
+  p.plan = args.plan != nullptr ? checked_plan(*args.plan, p.batch, a.q.device) : nullptr;
+  check_argument(p.plan == nullptr || p.scores.leftpad == nullptr, "plan: expected None in a call with cache_leftpad");
+  set_window(p, p.scores.window_left, a.offsets.has_value());
+  p.causal_tokens = hidden_tokens(p.q_len, p.scores.window_right);
   const bool some_see_later_tokens = p.causal_tokens > 0 && p.causal_tokens < p.q_len - 1;
   p.score_options = p.scores.any() || some_see_later_tokens;
   p.workers = workers;
@@ -140,18 +160,21 @@ DecodeParams checked_params(const DecodeArguments& args) {
   check_argument(!args.fresh_tokens || fresh_tokens >= 0, "fresh_tokens: expected None, or 0 and more, got ",
                  fresh_tokens);
   p.fresh_tokens = static_cast<int32_t>(std::min<int64_t>(fresh_tokens, p.max_tokens));
-  return p;
+  // What makes the blocks of packed queries stands directly ahead, and writes their lengths.
+  if (a.offsets) p.fresh_tokens = -1;
+  return call;
 }
 
-void set_window(DecodeParams& p, int32_t window_left) {
+void set_window(DecodeParams& p, int32_t window_left, bool packed) {
   p.scores.window_left = window_left < p.max_tokens ? window_left : -1;
-  // The window of the first query token reaches back furthest.
-  const int64_t in_window = int64_t{window_left} + p.q_len;
-  p.seen_tokens = window_left < 0 ? p.max_tokens : static_cast<int32_t>(std::min<int64_t>(p.max_tokens, in_window));
+  // The window of the first query token reaches back furthest. The queries of a block of packed ones have tokens after
+  // the last one's own, as many as window_right lets it see.
+  const bool unbounded = window_left < 0 || (packed && p.scores.window_right < 0);
+  const int64_t in_window = int64_t{window_left} + p.q_len + (packed ? p.scores.window_right : 0);
+  p.seen_tokens = unbounded ? p.max_tokens : static_cast<int32_t>(std::min<int64_t>(p.max_tokens, in_window));
 }
 
 void set_query_rows(DecodeParams& p, int64_t q_len, int64_t group) {
-  check_q_len(q_len);
   const int64_t most = (std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows) / q_len;
   check_argument(group <= most, "q: ", group, " query heads a KV head, expected at most ", most);
   p.q_len = static_cast<int32_t>(q_len);

@@ -4,9 +4,8 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include "allocate.h"
+#include "arguments.h"
 #include "kernels/append.h"
-#include "kernels/params.h"
 
 namespace leanattn {
 
@@ -15,12 +14,12 @@ struct RunOptions {
   DebugOptions debug = {};
 };
 
-void run_cpu(DecodeParams params, const RunOptions& options);
-void run_cuda(DecodeParams params, int32_t device, const RunOptions& options);
+void run_cpu(const DecodeCall& call, const RunOptions& options);
+void run_cuda(const DecodeCall& call, int32_t device, const RunOptions& options);
 
 // Fill params.plan; of the rest only what the schedule needs has to be there.
-void plan_cpu(DecodeParams params);
-void plan_cuda(DecodeParams params, int32_t device);
+void plan_cpu(const DecodeCall& call);
+void plan_cuda(const DecodeCall& call, int32_t device);
 
 // append.h; nothing is left to fill in. On a CPU also throws if a token that is no padding has no place.
 void append_cpu(const AppendParams& params);

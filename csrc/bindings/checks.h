@@ -35,8 +35,9 @@ struct ShapeOf {
 struct Anchor {
   const TensorView& tensor;
   const char* name;
+  std::optional<int64_t> sequences = std::nullopt;  // if they are not the tensor's first dimension
 
-  int64_t batch() const { return tensor.size(0); }
+  int64_t batch() const { return sequences.value_or(tensor.size(0)); }
   int64_t head_dim() const { return tensor.size(tensor.dim() - 1); }
 };
 

@@ -21,6 +21,19 @@ int32_t default_workers() {
   return std::min(static_cast<int32_t>(torch::stable::get_num_threads()), tile_table::kMaxWorkers);
 }
 
+// The memory of the blocks of packed queries, and the blocks in it; null if queries are not packed.
+std::unique_ptr<int32_t[]> pack(const PackedQueries& packed, DecodeParams& params) {
+  if (packed.offsets == nullptr) return nullptr;
+  auto memory = std::make_unique_for_overwrite<int32_t[]>(QueryBlocks::elements(packed));
+  const QueryBlocks blocks = bind_blocks(params, packed, memory.get());
+  int32_t number = 0;
+  for (int32_t seq = 0; seq < packed.seqs; ++seq) {
+    for (int32_t i = 0; i < packed.blocks(seq) && number < params.batch; ++i) blocks.set(packed, seq, i, number++);
+  }
+  for (; number < params.batch; ++number) blocks.set_none(number);
+  return memory;
+}
+
 void set_schedule(DecodeParams& params) {
   const int32_t workers = params.workers > 0 ? params.workers : default_workers();
   apply(tile_table::cpu_tiling(tile_table::shape_of(params)), workers, params);
@@ -47,7 +60,9 @@ void check_places(const AppendParams& p) {
 
 }  // namespace
 
-void plan_cpu(DecodeParams params) {
+void plan_cpu(const DecodeCall& call) {
+  DecodeParams params = call.params;
+  const auto blocks = pack(call.packed, params);
   set_schedule(params);
   check_line_fits(params);
   cpu::make_plan(params);
@@ -64,10 +79,12 @@ void append_cpu(const AppendParams& p) {
   });
 }
 
-void run_cpu(DecodeParams params, const RunOptions& options) {
+void run_cpu(const DecodeCall& call, const RunOptions& options) {
+  DecodeParams params = call.params;
   check_argument(params.head_dim >= 8 && params.head_dim <= cpu::kMaxHeadDim && params.head_dim % 8 == 0,
                  "q: the CPU backend expects a head_dim that is a multiple of 8, 8..", cpu::kMaxHeadDim, ", got ",
                  params.head_dim);
+  const auto blocks = pack(call.packed, params);
   set_schedule(params);
   params.debug = options.debug;
   apply_fixed_splits(params, std::numeric_limits<int32_t>::max());

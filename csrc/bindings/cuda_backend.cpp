@@ -54,6 +54,16 @@ Tensor allocate_workspace(const DecodeParams& p, int32_t device) {
   return empty_tensor({workspace_elements(p)}, aoti_torch_dtype_float32(), {aoti_torch_device_type_cuda(), device});
 }
 
+// The memory of the blocks of packed queries, which a kernel fills; none if queries are not packed.
+std::optional<Tensor> pack(const PackedQueries& packed, DecodeParams& p, int32_t device) {
+  if (packed.offsets == nullptr) return std::nullopt;
+  Tensor memory =
+      empty_tensor({QueryBlocks::elements(packed)}, aoti_torch_dtype_int32(), {aoti_torch_device_type_cuda(), device});
+  const QueryBlocks blocks = bind_blocks(p, packed, static_cast<int32_t*>(memory.data_ptr()));
+  check_cuda(launch_pack(packed, blocks, current_stream(device)), "launch of the kernel that packs queries");
+  return memory;
+}
+
 // Makes a device current while it lives, if it is not.
 class CurrentDevice {
  public:
@@ -90,10 +100,12 @@ KernelKind kernel_kind(const DecodeParams& p) {
 
 }  // namespace
 
-void plan_cuda(DecodeParams p, int32_t device) {
+void plan_cuda(const DecodeCall& call, int32_t device) {
+  DecodeParams p = call.params;
   check_argument(p.head_dim <= tile_table::kMaxCudaHeadDim, "head_dim: ", p.head_dim, ", expected at most ",
                  tile_table::kMaxCudaHeadDim);
   const CurrentDevice current(device);
+  const auto blocks = pack(call.packed, p, device);
   set_schedule(p, device_limits(device));
   check_line_fits(p);
   check_cuda(launch_plan(p, current_stream(device)), "launch of the plan kernel");
@@ -105,12 +117,14 @@ void append_cuda(const AppendParams& p, int32_t device) {
   check_cuda(launch_append(p, device_limits(device), current_stream(device)), "launch of the append kernel");
 }
 
-void run_cuda(DecodeParams p, int32_t device, const RunOptions& options) {
+void run_cuda(const DecodeCall& call, int32_t device, const RunOptions& options) {
+  DecodeParams p = call.params;
   check_head_dim(p);
-  const DecodeKernel* kernel = find_decode_kernel(p.dtype, tile_table::cuda_head_dim(p.head_dim), kernel_kind(p));
-  check_argument(kernel != nullptr, "q: this dtype has no CUDA kernel, expected float16 or bfloat16");
   const CurrentDevice current(device);
   const DeviceLimits& limits = device_limits(device);
+  const auto blocks = pack(call.packed, p, device);
+  const DecodeKernel* kernel = find_decode_kernel(p.dtype, tile_table::cuda_head_dim(p.head_dim), kernel_kind(p));
+  check_argument(kernel != nullptr, "q: this dtype has no CUDA kernel, expected float16 or bfloat16");
   set_schedule(p, limits);
   p.debug = options.debug;
   apply_fixed_splits(p, tile_table::kMaxTeams);

@@ -16,12 +16,12 @@ namespace leanattn {
 namespace {
 
 void run(const DecodeArguments& args, const RunOptions& options) {
-  const DecodeParams params = checked_params(args);
-  if (params.batch == 0) return;
+  const DecodeCall call = checked_call(args);
+  if (call.params.batch == 0) return;
 #ifdef LEANATTN_WITH_CUDA
-  if (args.q.is_cuda()) return run_cuda(params, args.q.get_device_index(), options);
+  if (args.q.is_cuda()) return run_cuda(call, args.q.get_device_index(), options);
 #endif
-  run_cpu(params, options);
+  run_cpu(call, options);
 }
 
 int32_t checked_stages(int64_t max_stages) {
@@ -41,10 +41,12 @@ Tensor empty_out(const Tensor& q) {  // as q, contiguous
   return empty_tensor({q.sizes().begin(), q.sizes().end()}, dtype, Device::of(q));
 }
 
-Tensor empty_lse(const Tensor& q) {  // [batch, num_q_heads], with the q_len dimension of a 4-D q last
+// [batch, num_q_heads], with the q_len dimension of a 4-D q last; of packed queries [num_q_heads, tokens].
+Tensor empty_lse(const Tensor& q, bool packed) {
   check_argument(q.dim() == 3 || q.dim() == 4, "q: expected 3 or 4 dimensions, got ", q.dim());
   std::vector<int64_t> shape{q.size(0), q.size(q.dim() - 2)};
   if (q.dim() == 4) shape.push_back(q.size(1));
+  if (packed) std::swap(shape[0], shape[1]);
   return empty_tensor(shape, aoti_torch_dtype_float32(), Device::of(q));
 }
 
@@ -55,11 +57,12 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
               std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
               int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
               std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-              std::optional<Tensor> v_scale) {
+              std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask, std::optional<Tensor> cu_seqlens_q) {
   Tensor out = empty_out(q);
   decode_out(q, k_cache, v_cache, cache_seqlens, out, std::nullopt, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
-             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale));
+             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale),
+             std::move(tree_mask), std::move(cu_seqlens_q));
   return out;
 }
 
@@ -70,12 +73,14 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
                                       int64_t window_left, int64_t window_right, double softcap,
                                       std::optional<Tensor> sinks, std::optional<Tensor> alibi_slopes,
                                       std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-                                      std::optional<Tensor> v_scale) {
+                                      std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask,
+                                      std::optional<Tensor> cu_seqlens_q) {
   Tensor out = empty_out(q);
-  Tensor lse = empty_lse(q);
+  Tensor lse = empty_lse(q, cu_seqlens_q.has_value());
   decode_out(q, k_cache, v_cache, cache_seqlens, out, lse, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
-             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale));
+             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale),
+             std::move(tree_mask), std::move(cu_seqlens_q));
   return {out, lse};
 }
 
@@ -84,11 +89,11 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
                 std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                 int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
                 std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-                std::optional<Tensor> v_scale) {
-  const ScoreArguments scores{window_left,    window_right,          softcap,
-                              or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)};
+                std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask, std::optional<Tensor> cu_seqlens_q) {
+  const ScoreArguments scores{window_left,           window_right,           softcap,           or_null(sinks),
+                              or_null(alibi_slopes), or_null(cache_leftpad), or_null(tree_mask)};
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), scores, or_null(k_scale), or_null(v_scale)},
+       or_null(plan), or_null(block_table), scores, or_null(k_scale), or_null(v_scale), or_null(cu_seqlens_q)},
       {});
 }
 
@@ -98,7 +103,7 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                   int64_t fixed_splits) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), ScoreArguments{}, nullptr, nullptr},
+       or_null(plan), or_null(block_table), ScoreArguments{}, nullptr, nullptr, nullptr},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

@@ -5,14 +5,15 @@
 #include "decode.h"
 
 // Of the three ops that decode.
-#define LEANATTN_OPTIONS                                                             \
-  "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, " \
-  "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None, Tensor? k_scale=None, Tensor? v_scale=None"
+#define LEANATTN_OPTIONS                                                                                \
+  "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, "                    \
+  "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None, Tensor? k_scale=None, Tensor? v_scale=None, " \
+  "Tensor? tree_mask=None, Tensor? cu_seqlens_q=None"
 
 // Of the two that plan.
 #define LEANATTN_PLANNED_SHAPES                                                                                        \
   "int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, int q_len=1, int num_workers=0, int page_size=0, " \
-  "int window_left=-1, bool score_options=False, int itemsize=2"
+  "int window_left=-1, bool score_options=False, int itemsize=2, int window_right=-1, Tensor? cu_seqlens_q=None"
 
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(

@@ -1,6 +1,9 @@
 // The ops that make plans.
 #include "kernels/plan.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "allocate.h"
 #include "arguments.h"
 #include "backend.h"
@@ -9,10 +12,23 @@
 #include "tensor_view.h"
 
 namespace leanattn {
+namespace {
+
+// What a plan of packed queries counts as sequences. The arguments are checked afterwards.
+int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t num_q_heads, int64_t num_kv_heads,
+                          int64_t head_dim) {
+  const int32_t group = to_int32(num_q_heads, "num_q_heads") / std::max(1, to_int32(num_kv_heads, "num_kv_heads"));
+  const int32_t block_tokens =
+      tile_table::block_tokens(cache_seqlens.is_cuda(), std::max(1, group), to_int32(head_dim, "head_dim"));
+  return PackedQueries::most_blocks(to_int32(tokens, "q: tokens"),
+                                    to_int32(cache_seqlens.size(0), "cache_seqlens: batch"), block_tokens);
+}
+
+}  // namespace
 
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
               int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
-              bool score_options, int64_t itemsize) {
+              bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q) {
   const TensorView lengths = TensorView::of(cache_seqlens);
   check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
                  "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
@@ -21,9 +37,9 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
                  ", expected a multiple of num_kv_heads, ", num_kv_heads, ", one at least");
   check_argument(head_dim > 0, "head_dim: ", head_dim, ", expected 1 or more");
   const int32_t workers = checked_workers(num_workers);
-  DecodeParams p{};
+  DecodeCall call{};
+  DecodeParams& p = call.params;
   p.seqlens = static_cast<const int32_t*>(lengths.data);
-  p.plan = checked_plan(plan, lengths.size(0), lengths.device);
   p.batch = to_int32(lengths.size(0), "cache_seqlens: batch");
   p.num_kv_heads = to_int32(num_kv_heads, "num_kv_heads");
   p.max_tokens = to_int32(max_tokens, "max_tokens");
@@ -33,23 +49,33 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.page_table.page_size = to_int32(page_size, "page_size");
   check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
   p.cache_dtype = itemsize == 1 ? DType::kFloat8E4M3 : (itemsize == 2 ? DType::kFloat16 : DType::kFloat32);
-  set_query_rows(p, q_len, num_q_heads / num_kv_heads);
-  set_window(p, checked_window(window_left, "window_left"));
+  p.scores.window_right = checked_window(window_right, "window_right");
+  const int64_t group = num_q_heads / num_kv_heads;
+  if (cu_seqlens_q) {
+    p.group = to_int32(group, "num_q_heads");
+    call.packed = checked_packed_queries(*cu_seqlens_q, lengths, q_len, p);
+  } else {
+    check_q_len(q_len);
+    set_query_rows(p, q_len, group);
+  }
+  p.plan = checked_plan(plan, p.batch, lengths.device);
+  set_window(p, checked_window(window_left, "window_left"), cu_seqlens_q.has_value());
   p.score_options = score_options || p.scores.window_left >= 0;
 #ifdef LEANATTN_WITH_CUDA
-  if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(p, lengths.device.index);
+  if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(call, lengths.device.index);
 #endif
-  plan_cpu(p);
+  plan_cpu(call);
 }
 
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
             int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
-            bool score_options, int64_t itemsize) {
+            bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
-  Tensor plan =
-      empty_tensor({Plan::elements(cache_seqlens.size(0))}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
+  int64_t sequences = cache_seqlens.size(0);
+  if (cu_seqlens_q) sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim);
+  Tensor plan = empty_tensor({Plan::elements(sequences)}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
   plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size,
-           window_left, score_options, itemsize);
+           window_left, score_options, itemsize, window_right, std::move(cu_seqlens_q));
   return plan;
 }
 

@@ -27,6 +27,21 @@ const T* checked_data(const torch::stable::Tensor* tensor, ScalarType dtype, int
   return static_cast<const T*>(t.data);
 }
 
+TreeMask checked_tree_mask(const torch::stable::Tensor& tensor, const DecodeParams& p, const Anchor& q) {
+  const TensorView t = TensorView::of(tensor);
+  check_dtype(t, ScalarType::Int, "tree_mask");
+  check_device_of(q, t, "tree_mask");
+  const bool packed = q.sequences.has_value();
+  check_argument(packed || q.tensor.dim() == 4, "tree_mask: expected None for a q of one query token a sequence");
+  bool fits = t.dim() == q.tensor.dim() - 1;
+  for (int64_t i = 0; i + 1 < t.dim() && fits; ++i) fits = t.size(i) == q.tensor.size(i);
+  const int64_t words = t.dim() > 0 ? t.size(t.dim() - 1) : 0;
+  check_argument(fits && words >= 1 && words <= std::numeric_limits<int32_t>::max() / 32 && t.is_contiguous(),
+                 "tree_mask: expected ", packed ? "[tokens" : "[batch, q_len",
+                 ", words], contiguous, the first as in q, ", ShapeOf{q.tensor}, ", got ", ShapeOf{t});
+  return {static_cast<const int32_t*>(t.data), static_cast<int32_t>(words), packed ? 1 : p.q_len};
+}
+
 }  // namespace
 
 int32_t checked_window(int64_t tokens, const char* name) {
@@ -54,7 +69,7 @@ ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParam
   options.alibi_batch_stride = args.alibi_slopes != nullptr && args.alibi_slopes->dim() == 2 ? heads : 0;
   options.leftpad =
       checked_data<int32_t>(args.cache_leftpad, ScalarType::Int, p.batch, p.batch, false, q, "cache_leftpad");
-  check_argument(options.leftpad == nullptr || p.plan == nullptr, "plan: expected None in a call with cache_leftpad");
+  if (args.tree_mask != nullptr) options.tree = checked_tree_mask(*args.tree_mask, p, q);
   return options;
 }
 

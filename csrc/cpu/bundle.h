@@ -21,6 +21,7 @@ struct Bundle {
   int32_t kv_head;    // the first
   int32_t first_row;  // among the query rows of a KV head
   int32_t rows;       // query rows of each KV head: block_rows, fewer in its last query block
+  QueryBlock block;
 
   int32_t all_rows() const { return heads * rows; }
   QueryRow query_row(const DecodeParams& p, int32_t row) const {
@@ -32,7 +33,9 @@ struct Bundle {
     const Span first = cursor.span();
     const int32_t kv_head = first.item / p.row_blocks, first_row = first.item % p.row_blocks * p.block_rows;
     const int32_t first_token = cursor.line.first_token(first.seq);
-    Bundle bundle{first, first_token, 1, kv_head, first_row, std::min(p.block_rows, p.rows - first_row)};
+    const QueryBlock block = p.query_block(first.seq);
+    const int32_t rows = std::min(p.block_rows, block.tokens * p.group - first_row);
+    Bundle bundle{first, first_token, 1, kv_head, first_row, rows, block};
     const bool alone = !first.whole_item() || p.row_blocks > 1;
     const int32_t max_heads = alone ? 1 : std::min(kMaxHeads, kMaxRows / bundle.rows);
     for (cursor.next(); !cursor.done() && bundle.heads < max_heads; cursor.next(), ++bundle.heads) {
@@ -51,14 +54,14 @@ struct Bundle {
     };
     const PageTable& table = p.page_table;
     const bool paged = p.paged();
-    const auto first_head = [&](const CacheStrides& s) { return (paged ? 0 : span.seq * s.batch) + kv_head * s.head; };
-    return {.q = at(p.q, p.q_strides.offset(span.seq, {0, query_head}), p.dtype),
+    const auto first_head = [&](const CacheStrides& s) { return (paged ? 0 : block.seq * s.batch) + kv_head * s.head; };
+    return {.q = at(p.q, p.q_strides.offset(block.query, {0, query_head}), p.dtype),
             .k = at(p.k, first_head(p.k_strides), p.cache_dtype),
             .v = at(p.v, first_head(p.v_strides), p.cache_dtype),
             .q_strides = {p.q_strides.token, p.q_strides.head},
             .k_strides = {p.k_strides.batch, p.k_strides.token, p.k_strides.head},
             .v_strides = {p.v_strides.batch, p.v_strides.token, p.v_strides.head},
-            .pages = paged ? table.pages + span.seq * table.stride : nullptr,
+            .pages = paged ? table.pages + block.seq * table.stride : nullptr,
             .page_size = table.page_size,
             .num_pages = table.num_pages,
             .first_token = first_token + begin,
@@ -70,13 +73,16 @@ struct Bundle {
             .group = p.group,
             .first_row = first_row,
             .tokens_behind = span.tokens - end,
-            .causal_tokens = p.causal_tokens,
-            .q_len = p.q_len,
+            .causal_tokens = p.causal_tokens_of(block),
+            .tail = block.tail,
+            .first_new = block.tail + block.first,
             .window_left = scores.window_left,
             .softcap_log2 = scores.softcap_log2,
             .alibi_slopes = scores.alibi_slopes != nullptr
-                                ? scores.alibi_slopes + scores.first_slope(span.seq, query_head)
+                                ? scores.alibi_slopes + scores.first_slope(block.seq, query_head)
                                 : nullptr,
+            .tree_bits = scores.tree.bits != nullptr ? scores.tree.of_query(block.query, 0) : nullptr,
+            .tree_words = scores.tree.words,
             .k_scales = p.k_scales.of_head(kv_head),
             .k_scale_stride = p.k_scales.stride,
             .scale_log2 = p.scale_log2};

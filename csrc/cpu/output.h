@@ -13,8 +13,8 @@
 
 namespace leanattn::cpu {
 
-inline char* output_row(const DecodeParams& p, int32_t seq, const QueryRow& row) {  // [head_dim]
-  return static_cast<char*>(p.out) + p.out_strides.offset(seq, row) * element_size(p.dtype);
+inline char* output_row(const DecodeParams& p, int32_t query, const QueryRow& row) {  // [head_dim]
+  return static_cast<char*>(p.out) + p.out_strides.offset(query, row) * element_size(p.dtype);
 }
 
 constexpr double kLn2 = 0.6931471805599453;
@@ -42,13 +42,13 @@ struct RowEnd {
 
 inline void write_output(const DecodeParams& p, const TileKernels& kernels, const Bundle& bundle,
                          const SoftmaxRows& rows) {
-  const int32_t seq = bundle.span.seq;
+  const int32_t query = bundle.block.query;
   for (int32_t r = 0; r < bundle.all_rows(); ++r) {
     const QueryRow row = bundle.query_row(p, r);
     const RowEnd end = RowEnd::of(p, row.head, rows.ml[2 * r], rows.ml[2 * r + 1]);
     const float factor = end.factor * p.v_scales[row.head / p.group];
-    kernels.store_row(rows.out + r * p.head_dim, factor, p.head_dim, output_row(p, seq, row));
-    if (p.lse != nullptr) p.lse[p.lse_offset(seq, row)] = end.lse;
+    kernels.store_row(rows.out + r * p.head_dim, factor, p.head_dim, output_row(p, query, row));
+    if (p.lse != nullptr) p.lse[p.lse_strides.offset(query, row)] = end.lse;
   }
 }
 
@@ -59,10 +59,12 @@ inline void write_empty_outputs(const DecodeParams& p, int32_t worker) {
   const TileLine line = over_planned_lengths(p, p.line());
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
-    for (int32_t i = 0; i < p.q_len * query_heads; ++i) {
+    const QueryBlock block = p.query_block(seq);
+    for (int32_t i = 0; i < block.tokens * query_heads; ++i) {
       const QueryRow row{i / query_heads, i % query_heads};
-      std::memset(output_row(p, seq, row), 0, p.head_dim * element_size(p.dtype));
-      if (p.lse != nullptr) p.lse[p.lse_offset(seq, row)] = RowEnd::of(p, row.head, kMinusInfinity, 0).lse;
+      std::memset(output_row(p, block.query, row), 0, p.head_dim * element_size(p.dtype));
+      if (p.lse != nullptr)
+        p.lse[p.lse_strides.offset(block.query, row)] = RowEnd::of(p, row.head, kMinusInfinity, 0).lse;
     }
   }
 }

@@ -46,15 +46,18 @@ struct SpanTask {
   int32_t page_size, num_pages;  // PageTable (params.h)
   int32_t first_token;           // of the spans, in the sequence
   int32_t heads, rows, tokens, head_dim, tile_tokens;
-  int32_t group;          // query heads of a KV head: its rows are numbered token by token,
-  int32_t first_row;      // and these are `rows` of them from here on
-  int32_t tokens_behind;  // tokens of the sequence behind the spans
-  int32_t causal_tokens;  // params.h
-  int32_t q_len;
+  int32_t group;              // query heads of a KV head: its rows are numbered token by token,
+  int32_t first_row;          // and these are `rows` of them from here on
+  int32_t tokens_behind;      // tokens of the sequence behind the spans
+  int32_t causal_tokens;      // params.h
+  int32_t tail;               // QueryBlock (query_blocks.h)
+  int32_t first_new;          // tokens of the sequence from the first new one on, up to `tail`'s end
   int32_t window_left;        // tokens ahead of its own that a query sees; -1: all
   float softcap_log2;         // 0: none
   const float* alibi_slopes;  // [heads * group], of the first KV head's queries on; or null
-  const float* k_scales;      // of the first KV head on, the n-th at n * k_scale_stride: factors of keys; or null
+  const int32_t* tree_bits;   // TreeMask (params.h) of the first query token; or null
+  int32_t tree_words;
+  const float* k_scales;  // of the first KV head on, the n-th at n * k_scale_stride: factors of keys; or null
   int32_t k_scale_stride;
   float scale_log2;
 };

@@ -219,7 +219,7 @@ class TileLoop {
   // Tokens of the tile ahead of the row's window.
   int32_t tokens_left_behind(const TileRows& rows, int32_t row) const {
     if (task_.window_left < 0) return 0;
-    return within(tokens_from(rows) - task_.q_len + query_token(row) - int64_t{task_.window_left}, rows.tokens);
+    return within(tokens_from(rows) - task_.tail + query_token(row) - int64_t{task_.window_left}, rows.tokens);
   }
   static int32_t within(int64_t tokens, int32_t most) {
     return static_cast<int32_t>(tokens < 0 ? 0 : (tokens < most ? tokens : most));
@@ -236,10 +236,21 @@ class TileLoop {
     if (task_.alibi_slopes != nullptr) {
       const int32_t query_head = head * task_.group + (task_.first_row + row) % task_.group;
       const float slope = task_.alibi_slopes[query_head] * kLog2E;
-      const auto own = static_cast<float>(tokens_from(rows) - task_.q_len + query_token(row));  // its place in the tile
+      const auto own = static_cast<float>(tokens_from(rows) - task_.tail + query_token(row));  // its place in the tile
       for (int32_t t = 0; t < rows.tokens; ++t) {
         scores[t] -= slope * __builtin_fabsf(own - static_cast<float>(t));
       }
+    }
+  }
+
+  // Of the new tokens of the tile, those that the row's query does not see.
+  void hide_by_tree(const TileRows& rows, int32_t row, float* scores) const {
+    const int32_t* bits = task_.tree_bits + int64_t{query_token(row)} * task_.tree_words;  // [tree_words]
+    const int32_t first_new = tokens_from(rows) - task_.first_new;                         // in the tile
+    for (int32_t t = first_new < 0 ? 0 : first_new; t < rows.tokens; ++t) {
+      const int32_t new_token = t - first_new;
+      if (new_token >= 32 * task_.tree_words) break;
+      if ((bits[new_token / 32] >> new_token % 32 & 1) == 0) scores[t] = kMinusInfinity;
     }
   }
 
@@ -250,6 +261,7 @@ class TileLoop {
     int32_t end = seen_tokens(rows, row);
     const int32_t left_behind = smaller(tokens_left_behind(rows, row), end);
     for (int32_t t = 0; t < left_behind; ++t) scores[t] = kMinusInfinity;
+    if (task_.tree_bits != nullptr) hide_by_tree(rows, row, scores);
     for (; end < rows.tokens || end % kLanes != 0; ++end) scores[end] = kMinusInfinity;
     Vec max = Simd::set1(kMinusInfinity);
     for (int32_t t = 0; t < end; t += kLanes) max = Simd::max(max, Simd::load(scores + t));

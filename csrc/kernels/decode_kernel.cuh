@@ -35,7 +35,8 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       flags = note.flags;
       const int32_t visible = note.visible - Traits::first_token_of_warp(warp);
       if (visible > 0) {
-        const CausalRows causal{params.causal_tokens, params.group, note.first_row};
+        const int32_t causal_tokens = Traits::kGeneral ? origin.causal_tokens : params.causal_tokens;
+        const CausalRows causal{causal_tokens, params.group, note.first_row};
         const auto changes = ScoreChanges<Traits>::of(params, origin, warp, note.first_row, visible);
         loop.fold_tile(ring.keys(stage.slot, warp), ring.value_columns(stage.slot, warp), visible, causal, changes);
       }
@@ -52,11 +53,11 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // 4. Output, at once if nobody else has a part of this item; else
     // 3. host-block reduction of what is written here, the partial.
     const auto partial = Partial<Traits>::at(params, task.slot);
-    debug_delay(params.debug, worker_here(params), 4 * task.rows.seq + 1);
+    debug_delay(params.debug, worker_here(params), 4 * task.rows.query + 1);
     merge_warps<Traits>(
         loop, ring.smem, task.rows.count / Traits::kHeads, [&](int row, int column, float4 o, float2 ml) {
           if (task.whole_item) {
-            store_output<Traits>(params, task.rows.seq, task.rows.query_row(params, row), column, o, ml);
+            store_output<Traits>(params, task.rows.query, task.rows.query_row(params, row), column, o, ml);
           } else {
             partial.store(row, column, o, ml);
           }

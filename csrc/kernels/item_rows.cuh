@@ -14,7 +14,7 @@ __device__ __forceinline__ int32_t worker_here(const DecodeParams& p) {
 
 // Where the query rows of an item are: all rows of one or several neighbouring KV heads, or a block of those of one.
 struct ItemRows {
-  int32_t seq;
+  int32_t query;      // place in q, out and lse, along RowStrides::batch
   int32_t kv_head;    // the first
   int32_t first_row;  // the item's row 0, among those of its KV head
   int32_t count;      // rows of this item, of all its heads: the last query block may have fewer
@@ -27,6 +27,10 @@ struct ItemRows {
     }
     const int32_t kv_head = item / p.row_blocks, row = item % p.row_blocks * p.block_rows;
     return {seq, kv_head, row, min(p.block_rows, p.rows - row)};
+  }
+  // The same of a block of packed queries, which may have fewer of them. Items are of one KV head.
+  __device__ __forceinline__ ItemRows of_block(const DecodeParams& p, const QueryBlock& block) const {
+    return {block.query, kv_head, first_row, min(p.block_rows, block.tokens * p.group - first_row)};
   }
   // The item's `row`, 0..count - 1: head by head.
   __device__ __forceinline__ QueryRow query_row(const DecodeParams& p, int32_t row) const {

@@ -37,6 +37,9 @@ struct DecodeKernel {
   cudaError_t (*launch)(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream);
 };
 
+// Makes the blocks of packed queries, one at least.
+cudaError_t launch_pack(const PackedQueries& packed, const QueryBlocks& result, cudaStream_t stream);
+
 // Makes params.plan from params.line().
 cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream);
 

@@ -42,16 +42,17 @@ class CpAsyncLoader {
       : params_(params), ring_(ring) {}
 
   // At the span's first tile, which begins with `token`; `visible` tokens follow in the sequence.
-  __device__ __forceinline__ void begin_span(const ItemRows& rows, int32_t token, int32_t visible) {
-    rows_ = rows;
+  __device__ __forceinline__ void begin_span(const SpanOrigin& origin, int32_t token, int32_t visible) {
+    seq_ = origin.block.seq;
+    kv_head_ = origin.kv_head;
     if (paged()) {
       k_ = source(params_.k, params_.k_strides, 0, 0);
       v_ = source(params_.v, params_.v_strides, 0, 0);
       find_page(token, visible);
     } else {
       const int32_t lane_token = token + first_token() + row_of_lane();
-      k_ = source(params_.k, params_.k_strides, rows.seq, lane_token);
-      v_ = source(params_.v, params_.v_strides, rows.seq, lane_token);
+      k_ = source(params_.k, params_.k_strides, seq_, lane_token);
+      v_ = source(params_.v, params_.v_strides, seq_, lane_token);
     }
   }
 
@@ -108,7 +109,7 @@ class CpAsyncLoader {
       const int head = i / (Traits::kRows * kRowChunks), row = i / kRowChunks % Traits::kRows;
       const int column = i % kRowChunks * kChunk;
       const QueryRow from = item.query_row(params, head * rows + row);
-      copy_or_zero(ring.query(slot, head) + layout(row, column), q + params.q_strides.offset(item.seq, from) + column,
+      copy_or_zero(ring.query(slot, head) + layout(row, column), q + params.q_strides.offset(item.query, from) + column,
                    row < rows && has_column(params, column));
     }
   }
@@ -133,7 +134,7 @@ class CpAsyncLoader {
   __device__ __forceinline__ const Cached* source(const void* cache, const CacheStrides& strides, int32_t batch,
                                                   int32_t token) const {
     return static_cast<const Cached*>(cache) + batch * strides.batch +
-           (rows_.kv_head + Traits::head_of_warp(producer_warp())) * strides.head + token * strides.token +
+           (kv_head_ + Traits::head_of_warp(producer_warp())) * strides.head + token * strides.token +
            chunk_of_lane() * (16 / int(sizeof(Cached)));
   }
 
@@ -176,15 +177,15 @@ class CpAsyncLoader {
       place_[i] = {0, 0};
       if (in_warp >= kTokens || in_tile >= visible) continue;
       const int32_t index = quotient(token + in_tile, table.page_size);
-      place_[i] = {table.entry(rows_.seq, index), token + in_tile - index * table.page_size};
+      place_[i] = {table.entry(seq_, index), token + in_tile - index * table.page_size};
     }
   }
 
   const DecodeParams& params_;
   const TileRing<Traits>& ring_;
-  ItemRows rows_{};
-  const Cached* k_ = nullptr;  // this lane's chunk of the next tile's K; if paged, of page 0
-  const Cached* v_ = nullptr;  // ... and V
+  int32_t seq_ = 0, kv_head_ = 0;  // of the span
+  const Cached* k_ = nullptr;      // this lane's chunk of the next tile's K; if paged, of page 0
+  const Cached* v_ = nullptr;      // ... and V
   // If paged: where the token of the next tile is that this lane looks up; in the cache, of the tile to load; and this
   // lane's rows of that one.
   struct {

@@ -24,7 +24,7 @@ __device__ __forceinline__ void add_sink(float sink, float4& o, float2& ml) {
 
 // Four neighbouring columns of one row: un-normalised O, with the row's m and l.
 template <typename Traits>
-__device__ __forceinline__ void store_output(const DecodeParams& p, int32_t seq, const QueryRow& row, int column,
+__device__ __forceinline__ void store_output(const DecodeParams& p, int32_t query, const QueryRow& row, int column,
                                              float4 o, float2 ml) {
   using Element = typename Traits::Element;
   if constexpr (Traits::kGeneral) {
@@ -37,9 +37,9 @@ __device__ __forceinline__ void store_output(const DecodeParams& p, int32_t seq,
   }
   const cutlass::Array<float, 4> normalised{o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse};
   const auto cast = cutlass::NumericArrayConverter<Element, float, 4>{}(normalised);
-  Element* out = static_cast<Element*>(p.out) + p.out_strides.offset(seq, row) + column;
+  Element* out = static_cast<Element*>(p.out) + p.out_strides.offset(query, row) + column;
   *reinterpret_cast<uint2*>(out) = reinterpret_cast<const uint2&>(cast);
-  if (p.lse != nullptr && column == 0) p.lse[p.lse_offset(seq, row)] = log_sum_exp(ml.x, ml.y);
+  if (p.lse != nullptr && column == 0) p.lse[p.lse_strides.offset(query, row)] = log_sum_exp(ml.x, ml.y);
 }
 
 // Empty sequences are on no worker's share of the line; each worker serves every workers-th sequence.
@@ -48,11 +48,12 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
   const TileLine line = over_planned_lengths(p, line_of<Traits>(p));
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
-    const int32_t heads = p.num_kv_heads * p.group, columns = p.q_len * heads * Traits::kHeadDim;
+    const QueryBlock block = Traits::kGeneral ? p.query_block(seq) : QueryBlock{seq, seq, p.q_len};
+    const int32_t heads = p.num_kv_heads * p.group, columns = block.tokens * heads * Traits::kHeadDim;
 #pragma unroll 1  // seldom run, and in the way of what is
     for (int i = int(threadIdx.x) * 4; i < columns; i += Traits::kComputeThreads * 4) {
       const int32_t row = i / Traits::kHeadDim;
-      store_output<Traits>(p, seq, {row / heads, row % heads}, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
+      store_output<Traits>(p, block.query, {row / heads, row % heads}, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
     }
   }
 }

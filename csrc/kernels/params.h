@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuts.h"
+#include "query_blocks.h"
 
 namespace leanattn {
 
@@ -67,22 +68,41 @@ struct Workspace {
 // 16 bytes.
 constexpr int32_t kPartialRowExtra = 4;
 
+// Which of the new tokens of its sequence (those of the queries) a query sees beside all older ones: bit j % 32 of word
+// j / 32 says whether it sees the j-th. Those that there is no bit for are seen.
+struct TreeMask {
+  const int32_t* bits = nullptr;  // [query tokens of the call, words]; null: none
+  int32_t words = 0;              // of a query token
+  int32_t batch_stride = 0;       // in query tokens, along RowStrides::batch
+
+  LEANATTN_HOST_DEVICE const int32_t* of_query(int32_t query, int32_t token) const {
+    return bits + (int64_t{query} * batch_stride + token) * words;
+  }
+  // `of_query`: what that function returns.
+  LEANATTN_HOST_DEVICE bool hides(const int32_t* of_query, int32_t new_token) const {
+    return new_token >= 0 && new_token < 32 * words && (of_query[new_token / 32] >> new_token % 32 & 1) == 0;
+  }
+};
+
 // What changes the scores, or which tokens a query sees (leanattn/decode.py); by default nothing does.
 struct ScoreOptions {
-  int32_t window_left = -1, window_right = -1;  // tokens ahead of and after its own that a query sees; -1: all
+  int32_t window_left = -1, window_right = -1;  // tokens ahead of and after its own that a query sees; -1: all; with
+                                                // a causal mask window_right is 0
   float softcap_log2 = 0;                       // softcap * log2(e); 0: none
   int64_t alibi_batch_stride = 0;
   const float* sinks = nullptr;         // [num_kv_heads * group]; null: none
   const float* alibi_slopes = nullptr;  // [batch or 1, num_kv_heads * group], stride alibi_batch_stride; null: none
   const int32_t* leftpad = nullptr;     // [batch] tokens that are not seen; null: none
+  TreeMask tree;
 
   // Of a query head, in alibi_slopes.
   LEANATTN_HOST_DEVICE int32_t first_slope(int32_t seq, int32_t head) const {
     return static_cast<int32_t>(seq * alibi_batch_stride) + head;
   }
-  // But for window_right, of which DecodeParams::causal_tokens says all.
+  // But for window_right, of which DecodeParams::causal_tokens says all, if queries are not packed.
   bool any() const {
-    return window_left >= 0 || leftpad != nullptr || softcap_log2 != 0 || sinks != nullptr || alibi_slopes != nullptr;
+    return window_left >= 0 || leftpad != nullptr || softcap_log2 != 0 || sinks != nullptr || alibi_slopes != nullptr ||
+           tree.bits != nullptr;
   }
 };
 
@@ -94,20 +114,24 @@ struct DebugOptions {
 };
 
 struct DecodeParams {
-  const void* q;           // [batch, q_len, num_kv_heads * group, head_dim], strides q_strides
+  const void* q;           // [batch, q_len, num_kv_heads * group, head_dim], strides q_strides; if packed, below
   const void* k;           // [batch, max_tokens, num_kv_heads, head_dim], strides k_strides; if paged,
   const void* v;           // ... strides v_strides; [num_pages, page_size, num_kv_heads, head_dim]
-  const int32_t* seqlens;  // [batch] tokens of each sequence that this call reads; contiguous
+  const int32_t* seqlens;  // [batch] tokens of each sequence that this call reads; contiguous; if packed, of each block
   int32_t* plan;           // plan.h; may be null
   void* out;               // [batch, q_len, num_kv_heads * group, head_dim], strides out_strides, dtype of q
-  float* lse;              // [batch, num_kv_heads * group, q_len] natural log, contiguous; may be null
+  float* lse;              // [batch, num_kv_heads * group, q_len] natural log, strides lse_strides; may be null
 
-  RowStrides q_strides, out_strides;
+  RowStrides q_strides, out_strides, lse_strides;
   CacheStrides k_strides, v_strides;
 
   DType dtype;        // of q and out
   DType cache_dtype;  // of k and v: the same, or float8
   HeadScales k_scales, v_scales;
+  // Packed queries: q, out are [tokens, num_kv_heads * group, head_dim], lse [num_kv_heads * group, tokens]. A block of
+  // query tokens is then what is called a sequence here, batch the number of blocks, q_len the most tokens of one, and
+  // strides along `batch` those of tokens.
+  const QueryBlock* query_blocks;  // [batch]; null: not packed
   int32_t batch;
   int32_t num_kv_heads;
   int32_t q_len;
@@ -143,8 +167,13 @@ struct DecodeParams {
     const int32_t token = q_len == 1 ? 0 : row / group;
     return {token, kv_head * group + row - token * group};
   }
-  LEANATTN_HOST_DEVICE int64_t lse_offset(int32_t seq, const QueryRow& row) const {
-    return (int64_t{seq} * num_kv_heads * group + row.head) * q_len + row.token;
+  LEANATTN_HOST_DEVICE bool packed() const { return query_blocks != nullptr; }
+  // Of a sequence of the line.
+  LEANATTN_HOST_DEVICE QueryBlock query_block(int32_t seq) const {
+    return packed() ? query_blocks[seq] : QueryBlock{seq, seq, q_len, q_len, 0};
+  }
+  LEANATTN_HOST_DEVICE int32_t causal_tokens_of(const QueryBlock& block) const {
+    return packed() ? hidden_tokens(block.tail, scores.window_right) : causal_tokens;
   }
   LEANATTN_HOST_DEVICE bool paged() const { return page_table.page_size > 0; }
   LEANATTN_HOST_DEVICE bool promised() const { return fresh_tokens >= 0; }

@@ -76,11 +76,11 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
   if (!promised) ptx::grid_dependency_wait();
   const WorkerShare share = worker_share<Traits>(params, team_here());
   TileCursor<Traits> tiles(share.spans);
-  ItemRows rows{};
-  if (!tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
+  SpanItem item{};
+  if (!tiles.done()) item = SpanItem::of<Traits>(params, tiles.span);
   ptx::named_barrier_sync<Traits::kThreads>(kRingBarrier);
   if (promised) {
-    if (Loader::writes_notes()) ring.smem.first_rows = rows;
+    if (Loader::writes_notes()) ring.smem.first_rows = item.rows;
     ptx::named_barrier_arrive<Traits::kThreads>(kShareBarrier<Traits>);
   }
 
@@ -107,7 +107,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       for (int slot = 1; slot < begun; ++slot) {
         spans.next();
         const Span span = spans.span();
-        Loader::load_query(params, ring, ItemRows::of(params, span.seq, span.item), slot);
+        Loader::load_query(params, ring, SpanItem::of<Traits>(params, span).rows, slot);
       }
       for (int i = in_flight - held; i < in_flight; ++i) loader.finish(i);
     }
@@ -117,7 +117,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     }
     if (tiles.done()) return;
     const int32_t visible = tiles.visible();
-    if (tiles.first) loader.begin_span(rows, tiles.ahead + tiles.token, visible);
+    if (tiles.first) loader.begin_span(item.origin, tiles.ahead + tiles.token, visible);
     loader.locate(tiles.ahead + tiles.token, visible);
     if (!waiting) {
       // The first round finds the stages empty: the phase before the first counts as complete.
@@ -130,12 +130,13 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     loader.load(stage.slot, visible);
     ++in_flight;
     begun += tiles.first;
-    if (tiles.first && !waiting && !(promised && begun == 1)) Loader::load_query(params, ring, rows, span_slot.slot);
+    if (tiles.first && !waiting && !(promised && begun == 1))
+      Loader::load_query(params, ring, item.rows, span_slot.slot);
     if (Loader::writes_notes()) {
       const int32_t flags = (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0);
-      ring.smem.notes[stage.slot] = {visible, flags, rows.first_row};
+      ring.smem.notes[stage.slot] = {visible, flags, item.rows.first_row};
       if constexpr (Traits::kGeneral) {
-        if (tiles.first) ring.smem.origins[span_slot.slot] = {rows.seq, rows.kv_head};
+        if (tiles.first) ring.smem.origins[span_slot.slot] = item.origin;
       }
     }
     if (waiting && begun > 1) {
@@ -146,7 +147,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     if (tiles.last()) {
       // Not before the last tile: it would hold up the loads of the first ones.
       if (Loader::writes_tasks()) {
-        const auto task = SpanTask::of(params, share.cuts, tiles.span, rows, tiles.spans.last());
+        const auto task = SpanTask::of(params, share.cuts, tiles.span, item.rows, tiles.spans.last());
         ring.smem.tasks[span_slot.slot] = task;
         if (task.whole_item) ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
       }
@@ -158,7 +159,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     }
     stage.advance(ring.num_stages);
     tiles.next();
-    if (tiles.first && !tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
+    if (tiles.first && !tiles.done()) item = SpanItem::of<Traits>(params, tiles.span);
   }
 }
 

@@ -35,11 +35,11 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
     const bool of_groups = top && groups.count > 1;
     const List list =
         of_groups ? List::of_groups(p, cut, groups) : List::of(p, cut, task.group * groups.size, task.members);
-    debug_delay(p.debug, worker_here(p), 4 * task.rows.seq + 2 + of_groups);
+    debug_delay(p.debug, worker_here(p), 4 * task.rows.query + 2 + of_groups);
     compute_barrier<Traits>();  // nobody reads what was in the ring
     merge_partials<Traits>(list, staging, task.rows.count, [&](int row, int column, float4 o, float2 ml) {
       if (top) {
-        store_output<Traits>(p, task.rows.seq, task.rows.query_row(p, row), column, o, ml);
+        store_output<Traits>(p, task.rows.query, task.rows.query_row(p, row), column, o, ml);
       } else {
         group_result.store(row, column, o, ml);
       }

@@ -29,7 +29,7 @@ struct ScoreChanges<Traits, true> {
   // `visible`: tokens of the sequence from the first of the warp's on.
   __device__ __forceinline__ static ScoreChanges of(const DecodeParams& params, const SpanOrigin& origin, int warp,
                                                     int32_t first_row, int32_t visible) {
-    return {params, origin, warp, first_row, visible - params.q_len};
+    return {params, origin, warp, first_row, visible - origin.block.tail};
   }
 
   // `scores(r, t)`: this lane's scores (log2 units) of the rows and tokens that `Loop` says.
@@ -44,7 +44,7 @@ struct ScoreChanges<Traits, true> {
     }
     if (options.alibi_slopes != nullptr) {
       const int32_t head = (origin.kv_head + Traits::head_of_warp(warp)) * params.group;
-      const float* slopes = options.alibi_slopes + options.first_slope(origin.seq, head);  // of the KV head
+      const float* slopes = options.alibi_slopes + options.first_slope(origin.block.seq, head);  // of the KV head
       for_each_row<Loop>([&](int r, int lane) {
         const QueryRow row = params.query_row(0, first_row + Loop::row(lane, r));
         // The rows of padding have heads that there are not.
@@ -62,9 +62,26 @@ struct ScoreChanges<Traits, true> {
         });
       });
     }
+    if (options.tree.bits != nullptr) {
+      const int32_t first_new = first_own - origin.block.first;
+      if (first_new < Traits::kWarpTokens) hide_by_tree<Loop>(scores, first_new);
+    }
   }
 
  private:
+  // `first_new`: the sequence's first new token, from the first of the warp's on.
+  template <typename Loop, typename Scores>
+  __device__ __forceinline__ void hide_by_tree(Scores& scores, int32_t first_new) const {
+    const TreeMask& tree = params.scores.tree;
+    for_each_row<Loop>([&](int r, int lane) {
+      // The rows of padding have query tokens that there are not.
+      const int32_t token = min(params.query_row(0, first_row + Loop::row(lane, r)).token, origin.block.tokens - 1);
+      const int32_t* bits = tree.of_query(origin.block.query, token);
+      for_each_token(scores, [&](int t) {
+        if (tree.hides(bits, Loop::place(lane, t) - first_new)) scores(r, t) = kMinusInfinity;
+      });
+    });
+  }
   // Row by row: what belongs to a row takes registers, of which 16 rows leave few.
   template <typename Loop, typename Body>
   __device__ __forceinline__ static void for_each_row(const Body& body) {

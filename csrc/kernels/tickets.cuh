@@ -20,7 +20,7 @@ __device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const Span
   const MergeGroups& groups = task.groups;
   const int lane = int(threadIdx.x) % 32;
   const auto is_last = [&](int32_t ticket, int32_t count) {
-    debug_delay(p.debug, worker_here(p), 4 * task.rows.seq);
+    debug_delay(p.debug, worker_here(p), 4 * task.rows.query);
     __syncwarp();  // all lanes have cleared
     uint32_t taken = 0;
     if (lane == 0) {

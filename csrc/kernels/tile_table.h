@@ -54,16 +54,23 @@ struct Shape {
   bool paged;
   int32_t itemsize;  // bytes of an element of the cache
   bool score_options;
+  bool packed;  // queries
 
   constexpr bool wide() const { return head_dim > 128; }
   // Needs a CUDA kernel that can do more, with fewer query rows.
   constexpr bool general() const {
-    return score_options || itemsize == 1 || wide() || cuda_head_dim(head_dim) != head_dim;
+    return score_options || packed || itemsize == 1 || wide() || cuda_head_dim(head_dim) != head_dim;
   }
   constexpr int32_t cuda_tile(int32_t heads) const {
     return cuda_tile_tokens(cuda_head_dim(head_dim), heads, itemsize);
   }
 };
+
+// Packed queries: query tokens of a block (query_blocks.h), so that its rows of a KV head are an item's.
+constexpr int32_t block_tokens(bool cuda, int32_t group, int32_t head_dim) {
+  const int32_t most_rows = !cuda ? kMaxBlockRows : (head_dim > 128 ? kMostRowsWide : kMostRowsGeneral);
+  return group < most_rows ? most_rows / group : 1;
+}
 
 // The query rows of a KV head in as few items as possible, of equal size.
 struct RowBlocks {
@@ -86,6 +93,7 @@ constexpr double cuda_bytes(const Shape& shape) {
 constexpr int32_t cuda_block_rows(const Shape& shape) {
   const double bytes = cuda_bytes(shape);
   if (shape.wide()) return kMostRowsWide;
+  if (shape.packed) return kMostRowsGeneral;
   if (shape.general()) return bytes <= 8e6 ? 8 : kMostRowsGeneral;
   return bytes <= 8e6 ? 8 : (bytes <= 100e6 ? 16 : kMaxBlockRows);
 }
@@ -98,7 +106,7 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // many sequences of two tiles at most, of which to switch items takes longer than to read them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
-  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || shape.wide()) return 1;
+  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || shape.wide() || shape.packed) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
   const bool few_cuts = 10 * items >= 9 * workers;
   if (shape.num_kv_heads <= kHeadsForATeam && !shape.paged) {
@@ -150,8 +158,8 @@ constexpr Tiling cpu_tiling(const Shape& shape) {
 }
 
 inline Shape shape_of(const DecodeParams& p) {
-  return {p.batch,        p.seen_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
-          p.score_options};
+  return {p.batch,         p.seen_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
+          p.score_options, p.packed()};
 }
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {

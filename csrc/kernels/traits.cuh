@@ -20,9 +20,27 @@ struct alignas(16) TileNote {
   static constexpr int32_t kNothing = 4;  // no tile at all: the share is empty
 };
 
-// Of a span's item.
+// Of a span's item. A kernel that cannot do more needs the sequence and the head alone.
 struct SpanOrigin {
-  int32_t seq, kv_head;  // the first
+  QueryBlock block;
+  int32_t kv_head;        // the first
+  int32_t causal_tokens;  // of the block
+};
+
+// What a span is about.
+struct SpanItem {
+  ItemRows rows;
+  SpanOrigin origin;
+
+  template <typename Traits>
+  __device__ __forceinline__ static SpanItem of(const DecodeParams& p, const Span& span) {
+    const auto rows = ItemRows::of(p, span.seq, span.item);
+    if constexpr (Traits::kGeneral) {
+      const QueryBlock block = p.query_block(span.seq);
+      return {p.packed() ? rows.of_block(p, block) : rows, {block, rows.kv_head, p.causal_tokens_of(block)}};
+    }
+    return {rows, {{span.seq}, rows.kv_head, p.causal_tokens}};
+  }
 };
 
 // What the arithmetic of a kernel is, whatever brings its tiles.

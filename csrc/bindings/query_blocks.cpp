@@ -1,0 +1,41 @@
+// Packed queries: from cu_seqlens_q to the blocks that the schedule knows.
+#include "kernels/query_blocks.h"
+
+#include "arguments.h"
+#include "errors.h"
+#include "kernels/tile_table.h"
+
+namespace leanattn {
+
+PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, const TensorView& seqlens,
+                                     int64_t tokens, DecodeParams& p) {
+  const TensorView offsets = TensorView::of(cu_seqlens_q);
+  check_dtype(offsets, torch::headeronly::ScalarType::Int, "cu_seqlens_q");
+  check_argument(same_device(offsets.device, seqlens.device), "cu_seqlens_q: device ", offsets.device,
+                 ", expected that of cache_seqlens, ", seqlens.device);
+  check_argument(offsets.dim() == 1 && offsets.size(0) == seqlens.size(0) + 1 && offsets.is_contiguous(),
+                 "cu_seqlens_q: expected [batch + 1], [", seqlens.size(0) + 1, "], contiguous, got ", ShapeOf{offsets});
+  const bool cuda = seqlens.device.type == aoti_torch_device_type_cuda();
+  PackedQueries packed;
+  packed.offsets = static_cast<const int32_t*>(offsets.data);
+  packed.seqlens = static_cast<const int32_t*>(seqlens.data);
+  packed.leftpad = p.scores.leftpad;
+  packed.seqs = to_int32(seqlens.size(0), "cache_seqlens: batch");
+  packed.total = to_int32(tokens, "q: tokens");
+  packed.max_tokens = p.max_tokens;
+  packed.window_right = p.scores.window_right;
+  packed.block_tokens = tile_table::block_tokens(cuda, p.group, p.head_dim);
+  p.batch = packed.most_blocks();
+  set_query_rows(p, packed.block_tokens, p.group);
+  return packed;
+}
+
+QueryBlocks bind_blocks(DecodeParams& p, const PackedQueries& packed, int32_t* memory) {
+  const auto blocks = QueryBlocks::in(memory, packed);
+  p.query_blocks = blocks.blocks;
+  p.seqlens = blocks.lengths;
+  if (packed.leftpad != nullptr) p.scores.leftpad = blocks.leftpads;
+  return blocks;
+}
+
+}  // namespace leanattn
