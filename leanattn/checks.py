@@ -135,7 +135,6 @@ def check_call(
     check_options(options, q, cache_seqlens.shape[0], packed=cu_seqlens_q is not None)
     check_scales(k_cache, k_scale, v_scale)
     check_can_run(q, k_cache.dtype, options)
-    check_plan_serves(plan, options)
     check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes, k_scale, v_scale)
     check_scale(softmax_scale)
     check_causal(causal)
@@ -268,12 +267,6 @@ def check_window(window_size: object) -> None:
             raise TypeError(f"window_size: {type(tokens).__name__}, expected two of int")
         if tokens < -1:
             raise ValueError(f"window_size: {tokens}, expected -1 (no bound) or more")
-
-
-def check_plan_serves(plan: Tensor | None, options: ScoreOptions) -> None:
-    """A plan is made of lengths alone, and a padding leaves fewer tokens."""
-    if plan is not None and options.cache_leftpad is not None:
-        raise NotImplementedError("plan: a tensor, expected None in a call with cache_leftpad")
 
 
 def check_plan(plan: Tensor | None, device: torch.device, name: str = "plan") -> None:

@@ -157,7 +157,7 @@ def decode(
             one about lengths or plan is undefined: memory errors, a hang, wrong results later.
         plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``q_len``,
             window, options and ``sm_margin`` (on a CPU: number of threads) included. The call then follows
-            the lengths in the plan; its result is the same up to rounding, since the plan may cut elsewhere.
+            the lengths and paddings in the plan; its result is the same up to rounding, since the plan may cut elsewhere.
             A plan of other shapes is not used, and the call is as without one.
         block_table: [batch, max_pages] int32 on the device of ``q``, its last dimension contiguous: the pages
             of each sequence in the order of its tokens (PagedAttention, arXiv 2309.06180). max_tokens is then
@@ -212,8 +212,7 @@ def decode(
             large; ``fresh_tokens`` negative; a ``plan`` for another batch size; a window or ``softcap`` out
             of range; 2^31 tokens or more.
         NotImplementedError: a head_dim, q_len, device or option that is not supported (see
-            :func:`leanattn.is_supported`), a ``plan`` together with ``cache_leftpad``, or a
-            tensor that requires grad while grad mode is on.
+            :func:`leanattn.is_supported`), or a tensor that requires grad while grad mode is on.
 
         The message names the argument, what came and what was expected.
 

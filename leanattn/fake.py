@@ -164,6 +164,7 @@ def _(
     itemsize: int = 2,
     window_right: int = -1,
     cu_seqlens_q: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
     from leanattn.schedule import block_tokens, most_query_blocks, plan_elements
@@ -172,8 +173,8 @@ def _(
     if cu_seqlens_q is not None:
         tokens = block_tokens(cache_seqlens.device.type, num_q_heads // num_kv_heads, head_dim)
         sequences = most_query_blocks(q_len, sequences, tokens)
-    # A sum, so that a batch of any size stays one.
-    return cache_seqlens.new_empty((plan_elements(0) + sequences,), dtype=torch.int32)
+    # A sum, so that a batch of any size stays one; a length and a padding each.
+    return cache_seqlens.new_empty((plan_elements(0) + 2 * sequences,), dtype=torch.int32)
 
 
 @torch.library.register_fake("leanattn::plan_out")  # type: ignore[untyped-decorator]
@@ -193,6 +194,7 @@ def _(
     itemsize: int = 2,
     window_right: int = -1,
     cu_seqlens_q: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
 ) -> None:
     return None
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_causal, check_plan_arguments, check_window, max_tokens_of, q_len_of
+from leanattn.checks import (
+    check_causal,
+    check_plan_arguments,
+    check_tensor,
+    check_window,
+    max_tokens_of,
+    q_len_of,
+)
 from leanattn.score_options import NO_WINDOW, ScoreOptions
 
 if TYPE_CHECKING:
@@ -57,6 +64,7 @@ def plan(
     softcap: float = 0,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
 ) -> Tensor:
@@ -81,11 +89,11 @@ def plan(
         block_table: as in the calls; only its shape counts.
         causal, window_size: as in the calls.
         softcap, sinks, alibi_slopes, tree_mask: as in the calls; only whether there are any counts.
-        cu_seqlens_q: as in the calls, which must have the same numbers in it.
+        cache_leftpad, cu_seqlens_q: as in the calls, which must have the same numbers in them.
 
     Returns:
-        The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths, with
-        ``cu_seqlens_q`` of those of its blocks of queries.
+        The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths and
+        paddings, with ``cu_seqlens_q`` of those of its blocks of queries.
 
     Raises:
         TypeError: a dtype, or something that is no tensor or number.
@@ -100,6 +108,8 @@ def plan(
     options = ScoreOptions(
         softcap=softcap, sinks=sinks, alibi_slopes=alibi_slopes, tree_mask=tree_mask
     ).used()
+    if cache_leftpad is not None:
+        check_tensor("cache_leftpad", cache_leftpad, torch.int32, q.device, [tuple(cache_seqlens.shape)])
     shapes = {
         "max_tokens": max_tokens_of(k_cache, block_table),
         "num_q_heads": q.shape[-2],
@@ -113,6 +123,7 @@ def plan(
         "itemsize": k_cache.element_size(),
         "window_right": 0 if causal else right,
         "cu_seqlens_q": cu_seqlens_q,
+        "cache_leftpad": cache_leftpad,
     }
     if out is None:
         made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)

@@ -171,17 +171,23 @@ def check_error(
 
 def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
     """By the op: leanattn.plan knows no number of workers."""
+    cu_seqlens_q = inputs.options.get("cu_seqlens_q")
     made: Tensor = torch.ops.leanattn.plan(
         inputs.cache_seqlens,
         max_tokens=inputs.k_cache.shape[1],
         num_q_heads=inputs.q.shape[-2],
         num_kv_heads=inputs.k_cache.shape[2],
         head_dim=inputs.q.shape[-1],
-        q_len=q_len_of(inputs.q),
+        q_len=q_len_of(inputs.q) if cu_seqlens_q is None else inputs.q.shape[0],
         num_workers=workers,
         window_left=inputs.options.get("window_size", (-1, -1))[0],
-        score_options=any(inputs.options.get(name) is not None for name in ("sinks", "alibi_slopes"))
+        score_options=any(
+            inputs.options.get(name) is not None for name in ("sinks", "alibi_slopes", "tree_mask")
+        )
         or inputs.options.get("softcap", 0) != 0,
         itemsize=inputs.k_cache.element_size(),
+        window_right=0 if inputs.causal else inputs.options.get("window_size", (-1, -1))[1],
+        cu_seqlens_q=cu_seqlens_q,
+        cache_leftpad=inputs.options.get("cache_leftpad"),
     )
     return made

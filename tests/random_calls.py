@@ -9,6 +9,7 @@ import torch
 from decode_cases import LAYOUTS, Inputs, check_error, make_inputs, plan_of
 from float8_contract import in_float8
 from hypothesis import strategies as st
+from packed_cases import pack_queries, random_bits
 from paged_cases import make_whole_pages, paged
 from score_options_contract import poison_unseen
 from torch import Tensor
@@ -21,6 +22,8 @@ from leanattn.support import BACKENDS
 @dataclass(frozen=True)
 class Call:
     q_len: int | None
+    packed: bool  # queries, of each sequence a number of its own
+    tree_words: int  # 0: no tree
     group: int
     num_kv_heads: int
     head_dim: int
@@ -55,7 +58,8 @@ class Call:
 
     def inputs(self, device: torch.device) -> Inputs:
         heads = (self.group * self.num_kv_heads, self.num_kv_heads)
-        shape: dict[str, Any] = {"device": device, "q_len": self.q_len, "heads": heads, "seed": self.seed}
+        q_len = None if self.packed else self.q_len
+        shape: dict[str, Any] = {"device": device, "q_len": q_len, "heads": heads, "seed": self.seed}
         shape |= {"head_dim": self.head_dim, "dtype": self.dtype}
         layout = (
             "tokens_first" if self.in_float8 and self.layout == "padded" else self.layout
@@ -67,6 +71,12 @@ class Call:
         random = torch.Generator().manual_seed(self.seed)
         inputs.causal = self.causal
         inputs.options = {"window_size": self.window, "softcap": self.softcap}
+        if self.packed:
+            counts = torch.randint(0, 40, (len(self.lengths),), generator=random).tolist()
+            pack_queries(inputs, counts, self.seed)
+        if self.tree_words and (self.packed or q_len is not None):
+            of = tuple(inputs.q.shape[:-2])
+            inputs.options["tree_mask"] = random_bits(of, self.tree_words, device, self.seed)
         if self.sinks:
             inputs.options["sinks"] = (3 * torch.randn(heads[0], generator=random)).to(device)
         if self.alibi != "none":
@@ -89,6 +99,8 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
     return st.builds(
         Call,
         q_len=st.one_of(st.none(), st.integers(1, 16)),
+        packed=st.booleans(),
+        tree_words=st.sampled_from([0, 0, 1, 2]),
         group=st.integers(1, 9),
         num_kv_heads=st.sampled_from([1, 2, 3, 4, 16]),
         head_dim=st.sampled_from(
@@ -125,11 +137,13 @@ def check_call(call: Call, device: torch.device) -> None:
     poison_unseen(plain)
     inputs = call.rounded(plain)
     scales = {name: inputs.options.pop(name, None) for name in ("k_scale", "v_scale")}
+    cu_seqlens_q = inputs.options.pop("cu_seqlens_q", None)
     more: dict[str, Any] = ScoreOptions(**inputs.options).as_op_arguments() | scales
-    more |= {"causal": call.causal, "num_workers": call.workers}
+    more |= {"causal": call.causal, "num_workers": call.workers, "cu_seqlens_q": cu_seqlens_q}
     if call.promise:
         more["fresh_tokens"] = call.q_len or 1
-    if call.with_plan and not call.leftpad:
+    if call.with_plan:
+        inputs.options["cu_seqlens_q"] = cu_seqlens_q
         more["plan"] = plan_of(inputs, call.workers)
 
     def check(result: tuple[Tensor, Tensor]) -> None:

@@ -30,11 +30,13 @@ def decode(inputs: Inputs, **more: Any) -> tuple[Tensor, Tensor]:
 def poison_unseen(inputs: Inputs) -> None:
     """NaN into all tokens ahead of every window, and into the padding."""
     q_len = 1 if inputs.q.dim() == 3 else inputs.q.shape[1]
+    cu_seqlens_q = inputs.options.get("cu_seqlens_q")
+    query_tokens = [q_len] * len(inputs.cache_seqlens) if cu_seqlens_q is None else cu_seqlens_q.diff().tolist()
     left = inputs.options.get("window_size", (-1, -1))[0]
     pads = inputs.options.get("cache_leftpad")
     for seq, length in enumerate(inputs.cache_seqlens.tolist()):
         pad = 0 if pads is None else max(int(pads[seq]), 0)
-        first = max(pad, length - q_len - left if left >= 0 else 0)
+        first = max(pad, length - query_tokens[seq] - left if left >= 0 else 0)
         for cache in (inputs.k_cache, inputs.v_cache):
             cache[seq, : min(first, length)] = torch.nan
 
@@ -160,9 +162,24 @@ class ScoreOptionsContract:
         check_against_reference(inputs, *decode(inputs, plan=plan))
         compiled = torch.compile(decode, fullgraph=True, backend="aot_eager")
         assert all(map(torch.equal, compiled(inputs, plan=plan), decode(inputs, plan=plan)))
-        inputs.options = {"cache_leftpad": torch.zeros(len(RAGGED), dtype=torch.int32, device=device)}
-        with pytest.raises(NotImplementedError, match="plan: .* with cache_leftpad"):
-            decode(inputs, plan=plan)
+
+    @pytest.mark.parametrize("window", [(-1, -1), (100, -1)])
+    def test_a_plan_of_padding(self, device: torch.device, window: tuple[int, int]) -> None:
+        """It is followed, its paddings included; one without paddings is not used."""
+        inputs = make_inputs(RAGGED, device=device)
+        pads = torch.tensor((1, 0, 5, 63, 64, -3, 70, 129, 700, 2), dtype=torch.int32, device=device)
+        inputs.options = {"window_size": window, "cache_leftpad": pads}
+        reference = Reference(inputs)
+        at = (inputs.q, inputs.k_cache, inputs.cache_seqlens)
+        plan = leanattn.plan(*at, **inputs.options)
+        other = leanattn.plan(*at, window_size=window)
+        without = decode(inputs)
+        reference.check(*decode(inputs, plan=plan))
+        assert all(map(torch.equal, decode(inputs, plan=other), without))
+        inputs.options["cache_leftpad"] = torch.zeros_like(pads)
+        reference.check(*decode(inputs, plan=plan))
+        with pytest.raises(ValueError, match=r"cache_leftpad: shape \[3\], expected \[10\]"):
+            leanattn.plan(*at, cache_leftpad=pads[:3])
 
     @pytest.mark.parametrize("q_len", [None, 4])
     def test_a_plan_of_a_window(self, device: torch.device, q_len: int | None) -> None:

@@ -149,7 +149,6 @@ DecodeCall checked_call(const DecodeArguments& args) {
   if (a.offsets) call.packed = checked_packed_queries(*args.cu_seqlens_q, a.cache.seqlens, a.q.size(0), p);
   p.lse_strides = lse_strides(a, p);
   p.plan = args.plan != nullptr ? checked_plan(*args.plan, p.batch, a.q.device) : nullptr;
-  check_argument(p.plan == nullptr || p.scores.leftpad == nullptr, "plan: expected None in a call with cache_leftpad");
   set_window(p, p.scores.window_left, a.offsets.has_value());
   p.causal_tokens = hidden_tokens(p.q_len, p.scores.window_right);
   const bool some_see_later_tokens = p.causal_tokens > 0 && p.causal_tokens < p.q_len - 1;

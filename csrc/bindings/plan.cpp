@@ -28,7 +28,8 @@ int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t n
 
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
               int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
-              bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q) {
+              bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
+              std::optional<Tensor> cache_leftpad) {
   const TensorView lengths = TensorView::of(cache_seqlens);
   check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
                  "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
@@ -49,7 +50,16 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.page_table.page_size = to_int32(page_size, "page_size");
   check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
   p.cache_dtype = itemsize == 1 ? DType::kFloat8E4M3 : (itemsize == 2 ? DType::kFloat16 : DType::kFloat32);
+  p.scores.window_left = checked_window(window_left, "window_left");
   p.scores.window_right = checked_window(window_right, "window_right");
+  if (cache_leftpad) {
+    const TensorView pads = TensorView::of(*cache_leftpad);
+    check_argument(pads.dtype == torch::headeronly::ScalarType::Int && pads.dim() == 1 && pads.is_contiguous() &&
+                       pads.size(0) == lengths.size(0) && same_device(pads.device, lengths.device),
+                   "cache_leftpad: expected as cache_seqlens, [", lengths.size(0), "] int32, contiguous, on ",
+                   lengths.device);
+    p.scores.leftpad = static_cast<const int32_t*>(pads.data);
+  }
   const int64_t group = num_q_heads / num_kv_heads;
   if (cu_seqlens_q) {
     p.group = to_int32(group, "num_q_heads");
@@ -59,8 +69,8 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
     set_query_rows(p, q_len, group);
   }
   p.plan = checked_plan(plan, p.batch, lengths.device);
-  set_window(p, checked_window(window_left, "window_left"), cu_seqlens_q.has_value());
-  p.score_options = score_options || p.scores.window_left >= 0;
+  set_window(p, p.scores.window_left, cu_seqlens_q.has_value());
+  p.score_options = score_options || p.scores.any();
 #ifdef LEANATTN_WITH_CUDA
   if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(call, lengths.device.index);
 #endif
@@ -69,13 +79,14 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
 
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
             int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
-            bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q) {
+            bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
+            std::optional<Tensor> cache_leftpad) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
   int64_t sequences = cache_seqlens.size(0);
   if (cu_seqlens_q) sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim);
   Tensor plan = empty_tensor({Plan::elements(sequences)}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
   plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size,
-           window_left, score_options, itemsize, window_right, std::move(cu_seqlens_q));
+           window_left, score_options, itemsize, window_right, std::move(cu_seqlens_q), std::move(cache_leftpad));
   return plan;
 }
 

@@ -23,6 +23,7 @@ PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, 
   packed.seqs = to_int32(seqlens.size(0), "cache_seqlens: batch");
   packed.total = to_int32(tokens, "q: tokens");
   packed.max_tokens = p.max_tokens;
+  packed.window_left = p.scores.window_left < p.max_tokens ? p.scores.window_left : -1;
   packed.window_right = p.scores.window_right;
   packed.block_tokens = tile_table::block_tokens(cuda, p.group, p.head_dim);
   p.batch = packed.most_blocks();
@@ -34,7 +35,7 @@ QueryBlocks bind_blocks(DecodeParams& p, const PackedQueries& packed, int32_t* m
   const auto blocks = QueryBlocks::in(memory, packed);
   p.query_blocks = blocks.blocks;
   p.seqlens = blocks.lengths;
-  if (packed.leftpad != nullptr) p.scores.leftpad = blocks.leftpads;
+  if (packed.leaves_some_unseen()) p.scores.leftpad = blocks.leftpads;
   return blocks;
 }
 

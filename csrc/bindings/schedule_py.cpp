@@ -191,8 +191,9 @@ py::list query_blocks(const std::vector<int32_t>& offsets, const std::vector<int
                  "than cache_seqlens, ", seqlens.size() + 1);
   check_range("max_tokens", max_tokens, 0, std::numeric_limits<int32_t>::max());
   check_range("block_tokens", block_tokens, 1, std::numeric_limits<int32_t>::max());
-  const PackedQueries packed{offsets.data(), seqlens.data(), nullptr,      static_cast<int32_t>(seqlens.size()),
-                             offsets.back(), max_tokens,     window_right, block_tokens};
+  const PackedQueries packed{offsets.data(), seqlens.data(), nullptr, static_cast<int32_t>(seqlens.size()),
+                             offsets.back(), max_tokens,     -1,      window_right,
+                             block_tokens};
   py::list blocks;
   for (int32_t seq = 0; seq < packed.seqs; ++seq) {
     for (int32_t i = 0; i < packed.blocks(seq); ++i) {

@@ -29,6 +29,7 @@ struct TensorView {
     return count;
   }
   bool is_contiguous() const {
+    if (numel() == 0) return true;
     int64_t expected = 1;
     for (int64_t i = dim() - 1; i >= 0; --i) {
       if (sizes[i] != 1 && strides[i] != expected) return false;

@@ -55,7 +55,7 @@ void make_plan(const DecodeParams& p) {
   for (int32_t worker = 0; worker < p.teams; ++worker) {
     plan.share(worker) = PlannedShare::of(worker_spans(line, cuts, worker));
   }
-  std::copy_n(line.seqlens, line.batch, plan.lengths());
+  for (int32_t seq = 0; seq < line.batch; ++seq) plan.keep(line, seq);
 }
 
 void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worker) {

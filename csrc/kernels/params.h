@@ -182,7 +182,8 @@ struct DecodeParams {
   }
   // The line of the items that the first members of all teams have.
   LEANATTN_HOST_DEVICE TileLine line() const {
-    return {seqlens, batch, items_per_team, tile_tokens, seen_tokens, item_cost, max_tokens, scores.leftpad};
+    return {seqlens,   batch,      items_per_team, tile_tokens,         seen_tokens,
+            item_cost, max_tokens, scores.leftpad, packed() ? q_len : 0};
   }
 };
 

@@ -99,7 +99,7 @@ __global__ void plan_kernel(const __grid_constant__ TileLine line, const int32_t
     if (thread % 32 == 0) plan.share(worker) = PlannedShare::of(share.spans);
     if (thread == 0) plan.header() = PlanHeader::of(line, workers, share.cuts);
   }
-  for (int32_t seq = thread; seq < line.batch; seq += gridDim.x * blockDim.x) plan.lengths()[seq] = line.seqlens[seq];
+  for (int32_t seq = thread; seq < line.batch; seq += gridDim.x * blockDim.x) plan.keep(line, seq);
 }
 
 }  // namespace

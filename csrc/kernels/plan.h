@@ -16,11 +16,18 @@ struct alignas(16) PlanHeader {
   Cuts cuts;
 
   LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Cuts& cuts) {
-    return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, cuts};
+    return {line.batch, line.items_per_seq, line.tile_tokens, item_cost_of(line), line.max_tokens, workers, cuts};
   }
   LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t of_workers) const {
     return batch == line.batch && items_per_seq == line.items_per_seq && tile_tokens == line.tile_tokens &&
-           item_cost == line.item_cost && max_tokens == line.max_tokens && workers == of_workers;
+           item_cost == item_cost_of(line) && max_tokens == line.max_tokens && workers == of_workers;
+  }
+
+ private:
+  // And whether there is padding on the left, and how queries are packed, in a number that kernels compare anyway.
+  static constexpr int32_t kWithPadding = 1 << 16, kBlockToken = 1 << 17;
+  LEANATTN_HOST_DEVICE static int32_t item_cost_of(const TileLine& line) {
+    return line.item_cost + (line.leftpad != nullptr ? kWithPadding : 0) + line.block_tokens * kBlockToken;
   }
 };
 
@@ -36,20 +43,26 @@ struct alignas(16) PlannedShare {
   }
 };
 
-// The memory of a plan, int32 and aligned to 16 bytes: PlanHeader, kMaxWorkers x PlannedShare, lengths [batch].
+// The memory of a plan, int32 and aligned to 16 bytes: PlanHeader, kMaxWorkers x PlannedShare, lengths [batch],
+// paddings on the left [batch].
 struct Plan {
   int32_t* memory;
 
   static constexpr int32_t kHeaderElements = sizeof(PlanHeader) / sizeof(int32_t);
   static constexpr int32_t kShareElements = sizeof(PlannedShare) / sizeof(int32_t);
   static constexpr int32_t kLengths = kHeaderElements + tile_table::kMaxWorkers * kShareElements;
-  static constexpr int64_t elements(int64_t batch) { return kLengths + batch; }
+  static constexpr int64_t elements(int64_t batch) { return kLengths + 2 * batch; }
 
   LEANATTN_HOST_DEVICE PlanHeader& header() const { return *reinterpret_cast<PlanHeader*>(memory); }
   LEANATTN_HOST_DEVICE PlannedShare& share(int32_t worker) const {
     return reinterpret_cast<PlannedShare*>(memory + kHeaderElements)[worker];
   }
   LEANATTN_HOST_DEVICE int32_t* lengths() const { return memory + kLengths; }
+  LEANATTN_HOST_DEVICE int32_t* leftpads(int32_t batch) const { return lengths() + batch; }
+  LEANATTN_HOST_DEVICE void keep(const TileLine& line, int32_t seq) const {
+    lengths()[seq] = line.seqlens[seq];
+    leftpads(line.batch)[seq] = line.leftpad == nullptr ? 0 : line.leftpad[seq];
+  }
 
   // Of a plan for other shapes, nothing is used: the call is right without it.
   LEANATTN_HOST_DEVICE bool serves(const TileLine& line, int32_t workers) const {
@@ -57,6 +70,7 @@ struct Plan {
   }
   LEANATTN_HOST_DEVICE TileLine on_its_lengths(TileLine line) const {
     line.seqlens = lengths();
+    if (line.leftpad != nullptr) line.leftpad = leftpads(line.batch);
     return line;
   }
 };

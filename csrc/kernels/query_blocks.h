@@ -35,10 +35,10 @@ struct PackedQueries {
   const int32_t* seqlens;            // [seqs] tokens of each sequence
   const int32_t* leftpad;            // [seqs] ScoreOptions::leftpad; may be null
   int32_t seqs;
-  int32_t total;         // query tokens that q has
-  int32_t max_tokens;    // of a sequence
-  int32_t window_right;  // ScoreOptions::window_right
-  int32_t block_tokens;  // query tokens of a block at most
+  int32_t total;                      // query tokens that q has
+  int32_t max_tokens;                 // of a sequence
+  int32_t window_left, window_right;  // of ScoreOptions
+  int32_t block_tokens;               // query tokens of a block at most
 
   // Blocks, at most: none but the last of a sequence has fewer tokens than there may be.
   LEANATTN_HOST_DEVICE constexpr static int32_t most_blocks(int32_t total, int32_t seqs, int32_t block_tokens) {
@@ -66,6 +66,14 @@ struct PackedQueries {
     length = seen < 0 ? 0 : static_cast<int32_t>(seen < seq_tokens ? seen : seq_tokens);
     return {seq, first_query(seq) + first, tokens, length - own, first};
   }
+  // Tokens of the block's length that none of its queries sees, ahead of all that one does.
+  LEANATTN_HOST_DEVICE int32_t unseen(const QueryBlock& block, int32_t length) const {
+    const int32_t pad = leftpad == nullptr ? 0 : leftpad[block.seq];
+    const int64_t ahead = int64_t{length} - block.tail - window_left;
+    return window_left >= 0 && ahead > pad ? static_cast<int32_t>(ahead) : pad;
+  }
+  // Some may be so.
+  LEANATTN_HOST_DEVICE bool leaves_some_unseen() const { return leftpad != nullptr || window_left >= 0; }
 
  private:
   LEANATTN_HOST_DEVICE static int32_t clamped(int32_t n, int32_t most) { return n < 0 ? 0 : (n > most ? most : n); }
@@ -75,7 +83,7 @@ struct PackedQueries {
 struct QueryBlocks {
   QueryBlock* blocks;   // [most_blocks]
   int32_t* lengths;     // [most_blocks]
-  int32_t* leftpads;    // [most_blocks]
+  int32_t* leftpads;    // [most_blocks] what PackedQueries::unseen says
   int32_t* first_ones;  // [seqs + 1] the blocks of sequences begin here
 
   static int64_t elements(const PackedQueries& packed) {
@@ -89,7 +97,7 @@ struct QueryBlocks {
   // Of block `i` of a sequence; `number` among all.
   LEANATTN_HOST_DEVICE void set(const PackedQueries& packed, int32_t seq, int32_t i, int32_t number) const {
     blocks[number] = packed.block(seq, i, lengths[number]);
-    leftpads[number] = packed.leftpad == nullptr ? 0 : packed.leftpad[seq];
+    leftpads[number] = packed.unseen(blocks[number], lengths[number]);
   }
   LEANATTN_HOST_DEVICE void set_none(int32_t number) const {
     blocks[number] = {};

@@ -53,6 +53,7 @@ struct TileLine {
   int32_t item_cost = 0;             // units of an item besides its tiles
   int32_t capacity = 0;              // tokens of a sequence that the cache can hold
   const int32_t* leftpad = nullptr;  // [batch] tokens of each sequence ahead of those that are seen; null: none
+  int32_t block_tokens = 0;  // query tokens of a sequence that is a block of packed ones; 0: queries are not packed
 
   // The lengths live on the device and cannot be checked before the launch, so a bad one is clamped here:
   // it may give a wrong answer for its own sequence but never an access outside the cache.

@@ -153,7 +153,10 @@ struct TileTraits {
 template <typename Traits>
 __device__ __forceinline__ TileLine line_of(const DecodeParams& params) {
   TileLine line = params.line();
-  if constexpr (!Traits::kGeneral) line.leftpad = nullptr;
+  if constexpr (!Traits::kGeneral) {
+    line.leftpad = nullptr;
+    line.block_tokens = 0;
+  }
   return line;
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -367,3 +369,32 @@ def test_cpp_unit_tests(tmp_path: Path) -> None:
     subprocess.run([compiler, *flags, f"-I{ROOT / 'csrc'}", source, "-o", program], check=True)
     result = subprocess.run([program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 90)), max_size=6),
+    st.integers(1, 9),
+    st.sampled_from([-1, 0, 1, 5, 2**31 - 1]),
+)
+def test_blocks_of_packed_queries(
+    sequences: list[tuple[int, int]], block_tokens: int, window_right: int
+) -> None:
+    """Each query once, in order; a block is as long as what its last query sees."""
+    offsets = [0, *itertools.accumulate(count for count, _ in sequences)]
+    lengths = [length for _, length in sequences]
+    blocks = schedule.query_blocks(
+        offsets, lengths, max_tokens=80, block_tokens=block_tokens, window_right=window_right
+    )
+    assert len(blocks) <= schedule.most_query_blocks(offsets[-1], len(sequences), block_tokens)
+    queries = [(b.seq, b.first + i, b.query + i) for b in blocks for i in range(b.tokens)]
+    assert queries == [
+        (seq, i, offsets[seq] + i) for seq, (count, _) in enumerate(sequences) for i in range(count)
+    ]
+    for block in blocks:
+        count, length = sequences[block.seq]
+        assert 1 <= block.tokens <= block_tokens
+        length = min(length, 80)
+        own = length - count + block.first
+        seen = length if window_right < 0 else own + block.tokens + window_right
+        assert block.length == max(0, min(length, seen))
+        assert block.tail == block.length - own
