@@ -12,7 +12,7 @@ import torch
 from benchmarks.decode import commit_here
 from benchmarks.environment import environment
 from benchmarks.measure import ShapeBench, Wrong
-from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import SHAPES
 from benchmarks.tables import table
 from benchmarks.timing import Call
 
@@ -37,12 +37,14 @@ class ShapeCommand(NamedTuple):
     name: str  # python -m name
     text: str  # for --help
     columns: Sequence[str]
-    measure: Callable[[Shape], Record]
+    measure: Callable[[Any], Record]  # of one of the shapes
     row: Callable[[Record], Sequence[str]]
+    shapes: Sequence[Any] = tuple(shape for shape in SHAPES if shape.name in SHAPE_NAMES)  # which have a name
 
     def parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"python -m {self.name}", description=self.text)
-        parser.add_argument("--shape", nargs="+", choices=SHAPE_NAMES, default=SHAPE_NAMES, metavar="NAME")
+        names = [shape.name for shape in self.shapes]
+        parser.add_argument("--shape", nargs="+", choices=names, default=names, metavar="NAME")
         parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results")
         parser.add_argument("--commit", help="the commit that is measured, if git can't tell here")
         parser.add_argument(
@@ -54,7 +56,7 @@ class ShapeCommand(NamedTuple):
         rows = [tuple(self.row(shape)) for shape in document["shapes"]]
         env = document["environment"]
         head = f"{env['gpu']}; torch {env['torch']}; commit {document['commit'][:7]}; {document['date']}"
-        lines = table(tuple(self.columns), rows, ("shape",), markdown)
+        lines = table(tuple(self.columns), rows, tuple(self.columns[:1]), markdown)
         return "\n".join([head, f"Made by: python -m {self.name}", "", *lines])
 
     def run(self) -> None:
@@ -69,7 +71,7 @@ class ShapeCommand(NamedTuple):
             "environment": environment(),
             "shapes": [],
         }
-        for shape in SHAPES:
+        for shape in self.shapes:
             if shape.name in args.shape:
                 document["shapes"].append(self.measure(shape))
                 torch.cuda.empty_cache()

@@ -129,9 +129,7 @@ def check_call(
     cu_seqlens_q: Tensor | None,
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
-    check_fit(
-        *(q, k_cache, v_cache, cache_seqlens, out), block_table=block_table, cu_seqlens_q=cu_seqlens_q
-    )
+    check_fit(*(q, k_cache, v_cache, cache_seqlens, out), block_table=block_table, cu_seqlens_q=cu_seqlens_q)
     check_options(options, q, cache_seqlens.shape[0], packed=cu_seqlens_q is not None)
     check_scales(k_cache, k_scale, v_scale)
     check_can_run(q, k_cache.dtype, options)

@@ -11,6 +11,7 @@ from leanattn import _ops  # noqa: F401  (a fake can only be given to an op that
 from leanattn.append_checks import check_append_fit
 from leanattn.checks import check_fit, check_options, check_plan, check_scales, lse_shape
 from leanattn.score_options import ScoreOptions
+from leanattn.support import has_wgmma
 
 
 def _check_call(
@@ -167,11 +168,13 @@ def _(
     cache_leftpad: Tensor | None = None,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
-    from leanattn.schedule import block_tokens, most_query_blocks, plan_elements
+    from leanattn.schedule import block_tokens, most_query_blocks, packed_rows, plan_elements
 
     sequences = cache_seqlens.shape[0]
     if cu_seqlens_q is not None:
-        tokens = block_tokens(cache_seqlens.device.type, num_q_heads // num_kv_heads, head_dim)
+        device = cache_seqlens.device
+        rows = packed_rows(device.type, wgmma=has_wgmma(device), head_dim=head_dim, itemsize=itemsize)
+        tokens = block_tokens(num_q_heads // num_kv_heads, rows)
         sequences = most_query_blocks(q_len, sequences, tokens)
     # A sum, so that a batch of any size stays one; a length and a padding each.
     return cache_seqlens.new_empty((plan_elements(0) + 2 * sequences,), dtype=torch.int32)

@@ -189,7 +189,7 @@ def tiling(
     paged: bool = False,
     itemsize: int = 2,
     score_options: bool = False,
-    packed: bool = False,
+    packed_rows: int = 0,
 ) -> Tiling:
     """What a call of these shapes does on a device of type ``"cpu"`` or ``"cuda"``.
 
@@ -201,11 +201,11 @@ def tiling(
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
         score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask.
-        packed: whether it has ``cu_seqlens_q``. Then batch is the number of blocks of queries, and rows are
-            those of :func:`block_tokens` query tokens.
+        packed_rows: what :func:`packed_rows` says if it has ``cu_seqlens_q``. Then batch is the number of
+            blocks of queries, and rows are those of :func:`block_tokens` query tokens.
     """
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
-    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, packed))
+    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, packed_rows))
 
 
 class QueryBlock(NamedTuple):
@@ -246,9 +246,14 @@ def query_blocks(
     return [QueryBlock._make(row) for row in rows]
 
 
-def block_tokens(device_type: str, group: int, head_dim: int) -> int:
+def packed_rows(device_type: str, *, wgmma: bool, head_dim: int, itemsize: int = 2) -> int:
+    """Query rows of an item of packed queries at most; ``wgmma``: see :func:`leanattn.support.has_wgmma`."""
+    return _schedule.packed_rows(device_type, wgmma, head_dim, itemsize)
+
+
+def block_tokens(group: int, packed_rows: int) -> int:
     """Query tokens of a block at most, where ``group`` query heads share a KV head."""
-    return _schedule.block_tokens(device_type, group, head_dim)
+    return _schedule.block_tokens(group, packed_rows)
 
 
 def most_query_blocks(tokens: int, batch: int, block_tokens: int) -> int:

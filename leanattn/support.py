@@ -183,6 +183,14 @@ def _find_gpu_problems(device: torch.device) -> tuple[str, ...]:
     return ()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_wgmma(device: torch.device) -> bool:
+    """Whether kernels with the tensor core instructions of compute capability 9.0 run there."""
+    if device.type != "cuda" or "9.0a" not in build_info()["cuda_archs"]:
+        return False
+    return torch.cuda.get_device_capability(device) == (9, 0)
+
+
 def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
     """Machine code runs on its major version from its minor on, PTX on all newer; 9.0a runs on 9.0 alone."""
     match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch)

@@ -31,7 +31,9 @@ def poison_unseen(inputs: Inputs) -> None:
     """NaN into all tokens ahead of every window, and into the padding."""
     q_len = 1 if inputs.q.dim() == 3 else inputs.q.shape[1]
     cu_seqlens_q = inputs.options.get("cu_seqlens_q")
-    query_tokens = [q_len] * len(inputs.cache_seqlens) if cu_seqlens_q is None else cu_seqlens_q.diff().tolist()
+    query_tokens = (
+        [q_len] * len(inputs.cache_seqlens) if cu_seqlens_q is None else cu_seqlens_q.diff().tolist()
+    )
     left = inputs.options.get("window_size", (-1, -1))[0]
     pads = inputs.options.get("cache_leftpad")
     for seq, length in enumerate(inputs.cache_seqlens.tolist()):

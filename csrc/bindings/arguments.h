@@ -61,8 +61,8 @@ DecodeCall checked_call(const DecodeArguments& args);
 // Lets the call read its blocks of queries from `memory`, which has QueryBlocks::elements(packed) elements.
 QueryBlocks bind_blocks(DecodeParams& params, const PackedQueries& packed, int32_t* memory);
 
-// The packed queries of a call, whose group, head_dim, max_tokens and window_right `params` has. Sets batch, and what
-// set_query_rows() does.
+// The packed queries of a call, whose group, head_dim, cache_dtype, max_tokens, window_left and window_right `params`
+// has. Sets batch, packed_rows, and what set_query_rows() does.
 PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, const TensorView& seqlens,
                                      int64_t tokens, DecodeParams& params);
 

@@ -25,6 +25,12 @@ void plan_cuda(const DecodeCall& call, int32_t device);
 void append_cpu(const AppendParams& params);
 void append_cuda(const AppendParams& params, int32_t device);
 
+// Whether kernels with wgmma run there.
+bool has_wgmma(int32_t device);
+
+// Rows of an item of packed queries, tile_table::packed_rows().
+int32_t packed_rows_of(Device device, int32_t head_dim, int32_t itemsize);
+
 // Float32 elements of all partials.
 int64_t workspace_elements(const DecodeParams& params);
 // The memory of a workspace for a call on `device`; throws std::invalid_argument unless it can hold the partials.

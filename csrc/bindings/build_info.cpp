@@ -1,7 +1,10 @@
 // What this library was built from and for: read by leanattn/info.py through ctypes.
+#include "build_info.h"
+
 #include <torch/headeronly/version.h>
 
 #include <string>
+#include <string_view>
 
 #include "errors.h"
 
@@ -33,6 +36,9 @@ std::string to_json() {
 }
 
 }  // namespace
+
+bool built_for_sm90a() { return std::string_view(LEANATTN_CUDA_ARCHS).find("\"9.0a\"") != std::string_view::npos; }
+
 }  // namespace leanattn
 
 // A JSON object; the text lives as long as the library.

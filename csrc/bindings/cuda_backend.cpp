@@ -11,6 +11,7 @@
 #include "allocate.h"
 #include "arguments.h"
 #include "backend.h"
+#include "build_info.h"
 #include "cuda_error.h"
 #include "cuda_tickets.h"
 #include "kernels/launch.h"
@@ -26,13 +27,15 @@ namespace {
 using torch::stable::Tensor;
 
 DeviceLimits query_limits(int32_t device) {
-  DeviceLimits limits{device, 0, 0};
+  DeviceLimits limits{device, 0, 0, false};
   check_cuda(cudaDeviceGetAttribute(&limits.sm_count, cudaDevAttrMultiProcessorCount, device), "SM count");
   check_cuda(cudaDeviceGetAttribute(&limits.shared_memory_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "shared memory size");
-  int major = 0;
+  int major = 0, minor = 0;
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
   check_argument(major >= 8, "q: its GPU has compute capability ", major, ".x, expected 8.0 or higher");
+  limits.wgmma = major == 9 && minor == 0 && built_for_sm90a();
   return limits;
 }
 
@@ -94,11 +97,14 @@ void check_head_dim(const DecodeParams& p) {
 KernelKind kernel_kind(const DecodeParams& p) {
   if (p.cache_dtype == DType::kFloat8E4M3) return KernelKind::kE4M3;
   if (p.cache_dtype == DType::kFloat8E5M2) return KernelKind::kE5M2;
+  if (p.packed_rows == tile_table::kRowsWgmma) return KernelKind::kWgmma;
   if (tile_table::shape_of(p).general()) return KernelKind::kGeneral;
   return p.paged() ? KernelKind::kPaged : KernelKind::kPlain;
 }
 
 }  // namespace
+
+bool has_wgmma(int32_t device) { return device_limits(device).wgmma; }
 
 void plan_cuda(const DecodeCall& call, int32_t device) {
   DecodeParams p = call.params;

@@ -16,10 +16,11 @@ namespace {
 
 // What a plan of packed queries counts as sequences. The arguments are checked afterwards.
 int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t num_q_heads, int64_t num_kv_heads,
-                          int64_t head_dim) {
+                          int64_t head_dim, int64_t itemsize) {
   const int32_t group = to_int32(num_q_heads, "num_q_heads") / std::max(1, to_int32(num_kv_heads, "num_kv_heads"));
-  const int32_t block_tokens =
-      tile_table::block_tokens(cache_seqlens.is_cuda(), std::max(1, group), to_int32(head_dim, "head_dim"));
+  const int32_t rows =
+      packed_rows_of(Device::of(cache_seqlens), to_int32(head_dim, "head_dim"), to_int32(itemsize, "itemsize"));
+  const int32_t block_tokens = tile_table::block_tokens(std::max(1, group), rows);
   return PackedQueries::most_blocks(to_int32(tokens, "q: tokens"),
                                     to_int32(cache_seqlens.size(0), "cache_seqlens: batch"), block_tokens);
 }
@@ -83,7 +84,7 @@ Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads
             std::optional<Tensor> cache_leftpad) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
   int64_t sequences = cache_seqlens.size(0);
-  if (cu_seqlens_q) sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim);
+  if (cu_seqlens_q) sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim, itemsize);
   Tensor plan = empty_tensor({Plan::elements(sequences)}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
   plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size,
            window_left, score_options, itemsize, window_right, std::move(cu_seqlens_q), std::move(cache_leftpad));

@@ -2,10 +2,20 @@
 #include "kernels/query_blocks.h"
 
 #include "arguments.h"
+#include "backend.h"
 #include "errors.h"
 #include "kernels/tile_table.h"
 
 namespace leanattn {
+
+int32_t packed_rows_of(Device device, int32_t head_dim, int32_t itemsize) {
+  const bool cuda = device.type == aoti_torch_device_type_cuda();
+#ifdef LEANATTN_WITH_CUDA
+  return tile_table::packed_rows(cuda, cuda && has_wgmma(device.index), head_dim, itemsize);
+#else
+  return tile_table::packed_rows(cuda, false, head_dim, itemsize);
+#endif
+}
 
 PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, const TensorView& seqlens,
                                      int64_t tokens, DecodeParams& p) {
@@ -15,7 +25,6 @@ PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, 
                  ", expected that of cache_seqlens, ", seqlens.device);
   check_argument(offsets.dim() == 1 && offsets.size(0) == seqlens.size(0) + 1 && offsets.is_contiguous(),
                  "cu_seqlens_q: expected [batch + 1], [", seqlens.size(0) + 1, "], contiguous, got ", ShapeOf{offsets});
-  const bool cuda = seqlens.device.type == aoti_torch_device_type_cuda();
   PackedQueries packed;
   packed.offsets = static_cast<const int32_t*>(offsets.data);
   packed.seqlens = static_cast<const int32_t*>(seqlens.data);
@@ -25,7 +34,8 @@ PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, 
   packed.max_tokens = p.max_tokens;
   packed.window_left = p.scores.window_left < p.max_tokens ? p.scores.window_left : -1;
   packed.window_right = p.scores.window_right;
-  packed.block_tokens = tile_table::block_tokens(cuda, p.group, p.head_dim);
+  p.packed_rows = packed_rows_of(seqlens.device, p.head_dim, element_size(p.cache_dtype));
+  packed.block_tokens = tile_table::block_tokens(p.group, p.packed_rows);
   p.batch = packed.most_blocks();
   set_query_rows(p, packed.block_tokens, p.group);
   return packed;

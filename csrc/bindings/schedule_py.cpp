@@ -166,22 +166,27 @@ std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const st
                                                                         int32_t max_tokens, int32_t num_kv_heads,
                                                                         int32_t rows, int32_t head_dim, int32_t workers,
                                                                         bool paged, int32_t itemsize,
-                                                                        bool score_options, bool packed) {
+                                                                        bool score_options, int32_t packed_rows) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
   check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
   check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
-  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,  head_dim,
-                                paged, itemsize,   score_options, packed};
+  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,       head_dim,
+                                paged, itemsize,   score_options, packed_rows};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};
 }
 
-int32_t checked_block_tokens(const std::string& device_type, int32_t group, int32_t head_dim) {
-  check_range("group", group, 1, std::numeric_limits<int32_t>::max());
+int32_t checked_packed_rows(const std::string& device_type, bool wgmma, int32_t head_dim, int32_t itemsize) {
   check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
-  return tile_table::block_tokens(is_cuda(device_type), group, head_dim);
+  return tile_table::packed_rows(is_cuda(device_type), wgmma, head_dim, itemsize);
+}
+
+int32_t checked_block_tokens(int32_t group, int32_t packed_rows) {
+  check_range("group", group, 1, std::numeric_limits<int32_t>::max());
+  check_range("packed_rows", packed_rows, 1, std::numeric_limits<int32_t>::max());
+  return tile_table::block_tokens(group, packed_rows);
 }
 
 // Rows as leanattn.schedule.QueryBlock lists them.
@@ -226,8 +231,10 @@ PYBIND11_MODULE(_schedule, m) {
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
         py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("workers"), py::arg("paged"),
-        py::arg("itemsize"), py::arg("score_options"), py::arg("packed"));
-  m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("device_type"), py::arg("group"), py::arg("head_dim"));
+        py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"));
+  m.def("packed_rows", &leanattn::checked_packed_rows, py::arg("device_type"), py::arg("wgmma"), py::arg("head_dim"),
+        py::arg("itemsize"));
+  m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("group"), py::arg("packed_rows"));
   m.def("query_blocks", &leanattn::query_blocks, py::arg("cu_seqlens_q"), py::arg("cache_seqlens"),
         py::arg("max_tokens"), py::arg("window_right"), py::arg("block_tokens"));
   m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));

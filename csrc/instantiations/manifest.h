@@ -31,5 +31,9 @@ extern const DecodeKernel e4m3_bf16_d256;
 extern const DecodeKernel e4m3_f16_d256;
 extern const DecodeKernel e5m2_bf16_d256;
 extern const DecodeKernel e5m2_f16_d256;
+extern const DecodeKernel wgmma_bf16_d64;
+extern const DecodeKernel wgmma_bf16_d128;
+extern const DecodeKernel wgmma_f16_d64;
+extern const DecodeKernel wgmma_f16_d128;
 
 }  // namespace leanattn

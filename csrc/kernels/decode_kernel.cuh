@@ -3,7 +3,7 @@
 
 #include "producer.cuh"
 #include "reduction.cuh"
-#include "warp_merge.cuh"
+#include "score_changes.cuh"
 #include "worker_share.cuh"
 
 namespace leanattn {
@@ -19,7 +19,7 @@ __device__ __forceinline__ float scale_of(const DecodeParams& params, const Span
 template <typename Traits>
 __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
   const int32_t warp = threadIdx.x / 32;
-  TileLoop<Traits> loop;
+  typename Traits::Loop loop;
   RingIndex stage, span_slot;
   int32_t flags = 0;
   while (!(flags & TileNote::kEnd)) {
@@ -38,7 +38,9 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
         const int32_t causal_tokens = Traits::kGeneral ? origin.causal_tokens : params.causal_tokens;
         const CausalRows causal{causal_tokens, params.group, note.first_row};
         const auto changes = ScoreChanges<Traits>::of(params, origin, warp, note.first_row, visible);
-        loop.fold_tile(ring.keys(stage.slot, warp), ring.value_columns(stage.slot, warp), visible, causal, changes);
+        const int ring_warp = Traits::ring_warp(warp);
+        loop.fold_tile(ring.keys(stage.slot, ring_warp), ring.value_columns(stage.slot, ring_warp), visible, causal,
+                       changes);
       }
       if (flags & TileNote::kLast) {
         // Also what orders the clearing of the partial and its writing.
@@ -54,14 +56,9 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // 3. host-block reduction of what is written here, the partial.
     const auto partial = Partial<Traits>::at(params, task.slot);
     debug_delay(params.debug, worker_here(params), 4 * task.rows.query + 1);
-    merge_warps<Traits>(
-        loop, ring.smem, task.rows.count / Traits::kHeads, [&](int row, int column, float4 o, float2 ml) {
-          if (task.whole_item) {
-            store_output<Traits>(params, task.rows.query, task.rows.query_row(params, row), column, o, ml);
-          } else {
-            partial.store(row, column, o, ml);
-          }
-        });
+    merge_warps(loop, ring.smem, task.rows.count / Traits::kHeads, params, [&](int row, int column, float2 ml) {
+      return ResultRow<Traits>::of(params, task.rows, task.whole_item, partial, row, column, ml);
+    });
     if (!task.whole_item) {
       const Merges merges = merges_of<Traits>(ring.smem, task);
       const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;
@@ -71,24 +68,38 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
   }
 }
 
+// Of the GPU that code is being made for.
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasSm90a = false;
+#else
+constexpr bool kHasSm90a = true;
+#endif
+template <typename Traits>
+constexpr bool kRunsHere = kHasSm90a || !Traits::kNeedsSm90a;
+
 template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeParams params, const int num_stages) {
-  extern __shared__ __align__(1024) unsigned char shared_memory[];  // the swizzle counts rows from a multiple of 1 KiB
-  const TileRing<Traits> ring(shared_memory, num_stages);
-  if (threadIdx.x >= Traits::kComputeThreads) {
-    // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
-    produce_tiles<Traits>(params, ring);
-  } else {
-    if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals);
-    compute_barrier<Traits>();
-    ptx::named_barrier_arrive<Traits::kThreads>(kRingBarrier);
-    // Nothing is written before the kernel ahead in the stream has finished.
-    ptx::grid_dependency_wait();
-    ptx::grid_launch_dependents();
-    if (params.promised()) load_first_query<Traits>(params, ring);
-    write_empty_outputs<Traits>(params, worker_here(params));
-    consume_tiles<Traits>(params, ring);
+  if constexpr (kRunsHere<Traits>) {
+    extern __shared__ __align__(
+        1024) unsigned char shared_memory[];  // the swizzle counts rows from a multiple of 1 KiB
+    const TileRing<Traits> ring(shared_memory, num_stages);
+    if (threadIdx.x >= Traits::kComputeThreads) {
+      if constexpr (Traits::kNeedsSm90a) ptx::give_registers<Traits::kLoaderRegisters>();
+      // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
+      produce_tiles<Traits>(params, ring);
+    } else {
+      if constexpr (Traits::kNeedsSm90a) ptx::take_registers<Traits::kComputeRegisters>();
+      if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals);
+      compute_barrier<Traits>();
+      ptx::named_barrier_arrive<Traits::kThreads>(kRingBarrier);
+      // Nothing is written before the kernel ahead in the stream has finished.
+      ptx::grid_dependency_wait();
+      ptx::grid_launch_dependents();
+      if (!Traits::kPackedOnly && params.promised()) load_first_query<Traits>(params, ring);
+      write_empty_outputs<Traits>(params, worker_here(params));
+      consume_tiles<Traits>(params, ring);
+    }
   }
 }
 

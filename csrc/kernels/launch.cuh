@@ -11,9 +11,10 @@ namespace leanattn {
 
 template <typename Traits>
 cudaError_t launch_decode(const DecodeParams& params, const DeviceLimits& device, cudaStream_t stream) {
-  const int fit = Traits::stages(device.shared_memory_bytes);
+  using Size = SharedMemorySize<Traits>;
+  const int fit = Size::stages(device.shared_memory_bytes);
   const int stages = params.debug.max_stages > 0 ? std::min(params.debug.max_stages, fit) : fit;
-  const LaunchShape shape{dim3(params.team_size, params.teams), Traits::kThreads, Traits::shared_memory_bytes(stages)};
+  const LaunchShape shape{dim3(params.team_size, params.teams), Traits::kThreads, Size::bytes(stages)};
   return launch_dependent<decode_kernel<Traits>>(device, shape, stream, params, stages);
 }
 

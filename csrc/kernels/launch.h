@@ -15,6 +15,7 @@ struct DeviceLimits {
   int ordinal;  // less than kMaxDevices
   int sm_count;
   int shared_memory_bytes;  // that one CTA may ask for
+  bool wgmma;               // there is, in the GPU and in the build
 };
 
 // What a kernel can do; one that can do more has more instructions to fetch.
@@ -24,6 +25,7 @@ enum class KernelKind : int32_t {
   kGeneral,  // either, with ScoreOptions, and of any head_dim
   kE4M3,     // the same, of float8
   kE5M2,
+  kWgmma,  // as kGeneral, for packed queries, up to a head_dim of 128; not on every GPU
 };
 constexpr bool is_float8(KernelKind kind) { return kind == KernelKind::kE4M3 || kind == KernelKind::kE5M2; }
 // Has all that kPlain and kPaged have not.

@@ -12,7 +12,10 @@ cudaError_t launch_portable(const DecodeParams& params, const DeviceLimits& devi
                             : is_general(kKind) ? tile_table::kMostRowsGeneral
                                                 : tile_table::kMaxBlockRows;
   return with_rows_and_heads<kMostRows>(params, [&](auto rows, auto heads) {
-    return launch_decode<PortableTraits<Element, kHeadDim, rows, heads, kKind>>(params, device, stream);
+    using Traits = PortableTraits<Element, kHeadDim, rows, heads, kKind>;
+    using Size = SharedMemorySize<Traits>;
+    static_assert(Size::bytes(Size::kMinStages) <= Traits::kLeastSharedMemory);
+    return launch_decode<Traits>(params, device, stream);
   });
 }
 

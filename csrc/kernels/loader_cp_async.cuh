@@ -28,7 +28,7 @@ class CpAsyncLoader {
   static_assert(kTokens % kRowsPerPass == 0 && 32 % kRowsPerPass == 0);
 
  public:
-  static constexpr int kProducerWarps = Traits::kWarps;
+  static constexpr int kProducerWarps = Traits::kLoaderWarps;
   static constexpr int kProducerThreads = 32 * kProducerWarps;
   // Of a stage's `full` barrier: every lane when its copies have landed, and the writer of the note.
   static constexpr int kArrivals = kProducerThreads + 1;
@@ -141,7 +141,7 @@ class CpAsyncLoader {
   // What the lane that looked up the token of this lane's row has.
   __device__ __forceinline__ static int64_t of_row(const int64_t (&of_lane)[kTokensOfLane], int pass) {
     const int row = pass * kRowsPerPass;
-    return __shfl_sync(~0u, of_lane[row / 32], row % 32 + row_of_lane());
+    return __shfl_sync(~0u, of_lane[kTokensOfLane == 1 ? 0 : row / 32], row % 32 + row_of_lane());
   }
 
   // This lane's rows of a tile: in each pass one of K and one of V.
@@ -154,7 +154,7 @@ class CpAsyncLoader {
     if (!has_column(params_, chunk_of_lane() * (16 / int(sizeof(Cached))))) lane_visible = 0;
     Element* keys = ring_.keys(stage, producer_warp());
     Element* values = ring_.values(stage, producer_warp());
-#pragma unroll
+#pragma unroll(Traits::kPackedOnly ? 4 : kPasses)
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = pass * kRowsPerPass;
       // layout(row + row_of_lane(), its column): the two rows have no bit in common, and the swizzle is linear in

@@ -15,32 +15,43 @@ namespace leanattn {
 // Natural log of the sum of exponentials; m is in log2 units.
 __device__ __forceinline__ float log_sum_exp(float m, float l) { return CUDART_LN2_F * (m + __log2f(l)); }
 
-// Takes a score (log2 units) of a token without a value into the softmax of a row.
-__device__ __forceinline__ void add_sink(float sink, float4& o, float2& ml) {
-  const float m = fmaxf(ml.x, sink), factor = rescale_factor(ml.x, m);
-  o = {o.x * factor, o.y * factor, o.z * factor, o.w * factor};
-  ml = {m, ml.y * factor + rescale_factor(sink, m)};
-}
-
-// Four neighbouring columns of one row: un-normalised O, with the row's m and l.
+// A row of the output.
 template <typename Traits>
-__device__ __forceinline__ void store_output(const DecodeParams& p, int32_t query, const QueryRow& row, int column,
-                                             float4 o, float2 ml) {
+struct OutputRow {
   using Element = typename Traits::Element;
-  if constexpr (Traits::kGeneral) {
-    if (p.scores.sinks != nullptr) add_sink(p.scores.sinks[row.head] * kLog2E, o, ml);
+  Element* to;   // [head_dim]
+  float factor;  // of un-normalised O
+
+  // `ml`: of the row. Whoever has column 0 stores the log-sum-exp.
+  __device__ __forceinline__ static OutputRow of(const DecodeParams& p, int32_t query, const QueryRow& row, int column,
+                                                 float2 ml) {
+    float factor = 1.f;
+    if constexpr (Traits::kGeneral) {
+      if (p.scores.sinks != nullptr) factor = add_sink(p.scores.sinks[row.head] * kLog2E, ml);
+    }
+    factor *= ml.y == 0.f ? 0.f : ptx::reciprocal_approx(ml.y);  // no visible weight: 0, not 0 / 0
+    if constexpr (Traits::kItemsize == 1) factor *= p.v_scales[row.head / p.group] / Float8<Traits>::kUnit;
+    if (p.lse != nullptr && column == 0) p.lse[p.lse_strides.offset(query, row)] = log_sum_exp(ml.x, ml.y);
+    return {static_cast<Element*>(p.out) + p.out_strides.offset(query, row), factor};
   }
-  float inverse = ml.y == 0.f ? 0.f : ptx::reciprocal_approx(ml.y);  // no visible weight: 0, not 0 / 0
-  if constexpr (Traits::kItemsize == 1) inverse *= p.v_scales[row.head / p.group] / Float8<Traits>::kUnit;
-  if constexpr (Traits::kGeneral) {
-    if (column >= p.head_dim) return;
+  // Four neighbouring columns.
+  __device__ __forceinline__ void store(const DecodeParams& p, int column, const float4& o) const {
+    if constexpr (Traits::kGeneral) {
+      if (column >= p.head_dim) return;
+    }
+    const cutlass::Array<float, 4> normalised{o.x * factor, o.y * factor, o.z * factor, o.w * factor};
+    const auto cast = cutlass::NumericArrayConverter<Element, float, 4>{}(normalised);
+    *reinterpret_cast<uint2*>(to + column) = reinterpret_cast<const uint2&>(cast);
   }
-  const cutlass::Array<float, 4> normalised{o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse};
-  const auto cast = cutlass::NumericArrayConverter<Element, float, 4>{}(normalised);
-  Element* out = static_cast<Element*>(p.out) + p.out_strides.offset(query, row) + column;
-  *reinterpret_cast<uint2*>(out) = reinterpret_cast<const uint2&>(cast);
-  if (p.lse != nullptr && column == 0) p.lse[p.lse_strides.offset(query, row)] = log_sum_exp(ml.x, ml.y);
-}
+
+ private:
+  // Takes a score (log2 units) of a token without a value into the softmax of a row; returns what O shrinks by.
+  __device__ __forceinline__ static float add_sink(float sink, float2& ml) {
+    const float m = fmaxf(ml.x, sink), factor = rescale_factor(ml.x, m);
+    ml = {m, ml.y * factor + rescale_factor(sink, m)};
+    return factor;
+  }
+};
 
 // Empty sequences are on no worker's share of the line; each worker serves every workers-th sequence.
 template <typename Traits>
@@ -53,7 +64,8 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
 #pragma unroll 1  // seldom run, and in the way of what is
     for (int i = int(threadIdx.x) * 4; i < columns; i += Traits::kComputeThreads * 4) {
       const int32_t row = i / Traits::kHeadDim;
-      store_output<Traits>(p, block.query, {row / heads, row % heads}, i % Traits::kHeadDim, {}, {kNoMaximum, 0.f});
+      const int column = i % Traits::kHeadDim;
+      OutputRow<Traits>::of(p, block.query, {row / heads, row % heads}, column, {kNoMaximum, 0.f}).store(p, column, {});
     }
   }
 }

@@ -32,20 +32,21 @@ struct Partial {
   __device__ __forceinline__ static Partial at(const DecodeParams& p, int32_t slot) {
     return {p.workspace.partials + int64_t{slot * p.team_size + member_here()} * p.partial_floats};
   }
-  __device__ __forceinline__ void store(int row, int column, const float4& o, const float2& ml) const {
+  // Whoever has column 0 stores m and l.
+  __device__ __forceinline__ float* row(int row, int column, const float2& ml) const {
     float* to = memory + row * kRow;
-    write(to + column, o);
     if (column == 0) write(to + Traits::kHeadDim, {ml.x, ml.y, 0.f, 0.f});
+    return to;
   }
-  // Before anything of it is written; by a warp.
-  __device__ __forceinline__ void clear(const DecodeParams& p) const {
+  // Before anything of it is written; by a warp. `rows`: that there are.
+  __device__ __forceinline__ void clear(const DecodeParams& p, int32_t rows) const {
     const float nothing = __uint_as_float(kUnwritten);
-    for (int i = int(threadIdx.x) % 32 * 4; i < p.partial_floats; i += 32 * 4) {
+    const int32_t floats = Traits::kGeneral ? rows * kRow : p.partial_floats;
+    for (int i = int(threadIdx.x) % 32 * 4; i < floats; i += 32 * 4) {
       ptx::store_relaxed(reinterpret_cast<float4*>(memory + i), {nothing, nothing, nothing, nothing});
     }
   }
 
- private:
   __device__ __forceinline__ static void write(float* to, const float4& v) {
     ptx::store_relaxed(reinterpret_cast<float4*>(to),
                        {to_be_written(v.x), to_be_written(v.y), to_be_written(v.z), to_be_written(v.w)});

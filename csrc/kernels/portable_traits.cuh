@@ -3,6 +3,7 @@
 
 #include "launch.h"
 #include "loader_cp_async.cuh"
+#include "warp_merge.cuh"
 
 namespace leanattn {
 
@@ -10,8 +11,10 @@ template <typename Element, int kHeadDim, int kRows, int kHeads, KernelKind kKin
 struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, is_float8(kKind) ? 1 : 2> {
   using Base = TileTraits<Element, kHeadDim, kRows, kHeads, is_float8(kKind) ? 1 : 2>;
   using Loader = CpAsyncLoader<PortableTraits>;
+  using Loop = TileLoop<PortableTraits>;
   static constexpr bool kPaged = kKind != KernelKind::kPlain;
   static constexpr bool kGeneral = is_general(kKind);
+  static constexpr bool kNeedsSm90a = false, kPackedOnly = false;
   static constexpr bool kE4M3 = kKind == KernelKind::kE4M3;
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 
@@ -20,7 +23,6 @@ struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, is_float8(k
   static constexpr int kMostInFlight = 3;
   // What any GPU from sm_80 on gives a CTA (sm_86, sm_89, sm_120) must do.
   static constexpr int kLeastSharedMemory = 99 * 1024;
-  static_assert(Base::shared_memory_bytes(Base::kMinStages) <= kLeastSharedMemory);
 };
 
 }  // namespace leanattn

@@ -72,7 +72,7 @@ __device__ __forceinline__ void load_first_query(const DecodeParams& params, con
 template <typename Traits>
 __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
   using Loader = typename Traits::Loader;
-  const bool promised = params.promised();
+  const bool promised = !Traits::kPackedOnly && params.promised();
   if (!promised) ptx::grid_dependency_wait();
   const WorkerShare share = worker_share<Traits>(params, team_here());
   TileCursor<Traits> tiles(share.spans);

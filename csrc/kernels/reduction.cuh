@@ -21,6 +21,28 @@ __device__ __forceinline__ void compute_barrier() {
   ptx::named_barrier_sync<Traits::kComputeThreads>(1 + Traits::kHeads);
 }
 
+// Where a row of a result goes: to the output, or to a partial.
+template <typename Traits>
+struct ResultRow {
+  OutputRow<Traits> output;
+  float* partial;  // null: to the output
+
+  // Of the item's `row`, from `column` on, with the row's m and l.
+  __device__ __forceinline__ static ResultRow of(const DecodeParams& p, const ItemRows& rows, bool whole,
+                                                 const Partial<Traits>& partial, int row, int column, float2 ml) {
+    if (whole) return {OutputRow<Traits>::of(p, rows.query, rows.query_row(p, row), column, ml), nullptr};
+    return {{}, partial.row(row, column, ml)};
+  }
+  // Four neighbouring columns of O.
+  __device__ __forceinline__ void store(const DecodeParams& p, int column, const float4& o) const {
+    if (partial == nullptr) {
+      output.store(p, column, o);
+    } else {
+      Partial<Traits>::write(partial + column, o);
+    }
+  }
+};
+
 // The merges that fall to this worker after its span, one at least. What ends in the host block of the item with
 // 4. its output.
 template <typename Traits>
@@ -38,11 +60,7 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
     debug_delay(p.debug, worker_here(p), 4 * task.rows.query + 2 + of_groups);
     compute_barrier<Traits>();  // nobody reads what was in the ring
     merge_partials<Traits>(list, staging, task.rows.count, [&](int row, int column, float4 o, float2 ml) {
-      if (top) {
-        store_output<Traits>(p, task.rows.query, task.rows.query_row(p, row), column, o, ml);
-      } else {
-        group_result.store(row, column, o, ml);
-      }
+      ResultRow<Traits>::of(p, task.rows, top, group_result, row, column, ml).store(p, column, o);
     });
     if (top || !merges.of_item) return;
   }

@@ -8,6 +8,17 @@
 
 namespace leanattn {
 
+// Which of a sequence's last tokens an item's rows do not see.
+struct CausalRows {
+  int32_t tokens;  // DecodeParams::causal_tokens; 0: all rows see all
+  int32_t group;
+  int32_t first_row;
+
+  __device__ __forceinline__ int32_t hidden(int32_t row) const {
+    return tokens == 0 ? 0 : tokens - (first_row + row) / group;
+  }
+};
+
 // Of one warp's part of a tile. Empty in kernels of other kinds.
 template <typename Traits, bool kAny = Traits::kGeneral>
 struct ScoreChanges {
@@ -30,6 +41,11 @@ struct ScoreChanges<Traits, true> {
   __device__ __forceinline__ static ScoreChanges of(const DecodeParams& params, const SpanOrigin& origin, int warp,
                                                     int32_t first_row, int32_t visible) {
     return {params, origin, warp, first_row, visible - origin.block.tail};
+  }
+
+  // Query rows of the item, of packed queries.
+  __device__ __forceinline__ int32_t rows() const {
+    return min(params.block_rows, origin.block.tokens * params.group - first_row);
   }
 
   // `scores(r, t)`: this lane's scores (log2 units) of the rows and tokens that `Loop` says.

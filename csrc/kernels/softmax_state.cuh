@@ -23,8 +23,9 @@ constexpr float kLog2E = 1.4426950408889634f;
 // The factor that re-scales l and O from maximum m to a maximum that is at least m.
 __device__ __forceinline__ float rescale_factor(float m, float new_m) { return ptx::exp2_approx(m - new_m); }
 
-// The state of one thread, over its query rows r of a warp's accumulators; eight lanes, 4 apart, share the rows.
-template <int kThreadRows>
+// The state of one thread, over its query rows r of a warp's accumulators. The lanes that share the rows differ in the
+// bits of a lane from kFirstBit on up to below kEndBit.
+template <int kThreadRows, int kFirstBit, int kEndBit>
 struct SoftmaxState {
   // A weight is at most 2^8 then: far from the largest float16, and l from the largest float32.
   static constexpr float kSlack = 8;
@@ -62,12 +63,12 @@ struct SoftmaxState {
     }
   }
 
-  // Completes l over the eight lanes of a row.
+  // Completes l over the lanes of a row.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
 #pragma unroll
-      for (int step = 4; step < 32; step *= 2) l[r] += __shfl_xor_sync(~0u, l[r], step);
+      for (int step = kFirstBit; step < kEndBit; step *= 2) l[r] += __shfl_xor_sync(~0u, l[r], step);
     }
   }
 
@@ -81,7 +82,7 @@ struct SoftmaxState {
 #pragma unroll
       for (int t = 0; t < size<1>(scores); ++t) new_m = fmaxf(new_m, scores(r, t));
 #pragma unroll
-      for (int step = 4; step < 32; step *= 2) new_m = fmaxf(new_m, __shfl_xor_sync(~0u, new_m, step));
+      for (int step = kFirstBit; step < kEndBit; step *= 2) new_m = fmaxf(new_m, __shfl_xor_sync(~0u, new_m, step));
       const float factor = rescale_factor(m[r], new_m);
       m[r] = new_m;
       l[r] *= factor;

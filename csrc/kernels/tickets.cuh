@@ -32,7 +32,7 @@ __device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const Span
   const bool alone = task.members == 1;  // its partial is the group's
   if (!alone) {
     if (!is_last(cut.first_worker + task.group * groups.size, task.members)) return {false, false};
-    Partial<Traits>::at(p, group_slot(p.teams, cut.first_worker, task.group)).clear(p);
+    Partial<Traits>::at(p, group_slot(p.teams, cut.first_worker, task.group)).clear(p, task.rows.count);
   }
   return {!alone, is_last(cut.first_worker + groups.item_ticket(), groups.count)};
 }
@@ -45,7 +45,7 @@ __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, typenam
   const int lane = int(threadIdx.x) % 32;
   __syncwarp();  // the lane that wrote the task has done so
   const SpanTask task = smem.tasks[slot];
-  Partial<Traits>::at(p, task.slot).clear(p);
+  Partial<Traits>::at(p, task.slot).clear(p, task.rows.count);
   __syncwarp();
   if (lane == 0) ptx::mbarrier_arrive(&smem.task_there[slot]);
   const Merges merges = take_tickets<Traits>(p, task);

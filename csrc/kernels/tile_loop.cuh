@@ -11,17 +11,6 @@
 
 namespace leanattn {
 
-// Which of a sequence's last tokens an item's rows do not see.
-struct CausalRows {
-  int32_t tokens;  // DecodeParams::causal_tokens; 0: all rows see all
-  int32_t group;
-  int32_t first_row;
-
-  __device__ __forceinline__ int32_t hidden(int32_t row) const {
-    return tokens == 0 ? 0 : tokens - (first_row + row) / group;
-  }
-};
-
 template <typename Traits>
 class TileLoop {
   using Element = typename Traits::Element;
@@ -52,7 +41,7 @@ class TileLoop {
     return Traits::kItemsize == 1 ? Float8<Traits>::column(lane, i) : place(lane, i);
   }
 
-  SoftmaxState<kThreadRows> state;
+  SoftmaxState<kThreadRows, 4, 32> state;
 
   __device__ __forceinline__ auto output() {  // (r, c)
     return cute::make_tensor(output_.data(), ThreadRowsLayout<kColumnAtoms>{});

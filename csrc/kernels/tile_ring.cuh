@@ -37,7 +37,7 @@ struct TileRing {
   SharedMemory& smem;
   int num_stages;
   Element* tiles;    // [stage, token warp, K|V, kWarpTokens, units]
-  Element* queries;  // [slot, head, row, kQueryStride]
+  Element* queries;  // [slot, head, row, head_dim], QueryLayout
 
   __device__ __forceinline__ TileRing(unsigned char* memory, int stages)
       : smem(*reinterpret_cast<SharedMemory*>(memory + stages * Traits::kStageBytes)),
@@ -69,7 +69,7 @@ struct TileRing {
     return values(stage, warp) + warp % Traits::kColumnWarps * kColumnElements;
   }
   __device__ __forceinline__ Element* query(int slot, int head) const {
-    return queries + slot * Traits::kQueryElements + head * Traits::kRows * Traits::kQueryStride;
+    return queries + slot * Traits::kQueryElements + head * (Traits::kQueryElements / Traits::kHeads);
   }
 };
 

@@ -13,6 +13,11 @@ constexpr int32_t kMaxBlockRows = 32;
 constexpr int32_t kMostRowsGeneral = 16;
 // ... and with a head_dim above 128 no more than a group of eight.
 constexpr int32_t kMostRowsWide = 8;
+// Packed queries where there is wgmma, which takes 64 rows of a warpgroup: one computes its scores while the other
+// multiplies.
+constexpr int32_t kRowsWgmma = 128;
+// ... and the tokens of a tile there: more scores than 64 x 64 of a warpgroup do not fit into its registers.
+constexpr int32_t kTokensWgmma = 64;
 
 // Workers at most; the size of a block of tickets. Far above any SM count, small enough to hand out freely (4 KiB).
 constexpr int32_t kMaxWorkers = 1024;
@@ -54,22 +59,28 @@ struct Shape {
   bool paged;
   int32_t itemsize;  // bytes of an element of the cache
   bool score_options;
-  bool packed;  // queries
+  int32_t packed_rows;  // of packed queries, packed_rows(); 0: they are not packed
 
   constexpr bool wide() const { return head_dim > 128; }
   // Needs a CUDA kernel that can do more, with fewer query rows.
   constexpr bool general() const {
-    return score_options || packed || itemsize == 1 || wide() || cuda_head_dim(head_dim) != head_dim;
+    return score_options || packed_rows > 0 || itemsize == 1 || wide() || cuda_head_dim(head_dim) != head_dim;
   }
   constexpr int32_t cuda_tile(int32_t heads) const {
+    if (packed_rows == kRowsWgmma) return kTokensWgmma;
     return cuda_tile_tokens(cuda_head_dim(head_dim), heads, itemsize);
   }
 };
 
-// Packed queries: query tokens of a block (query_blocks.h), so that its rows of a KV head are an item's.
-constexpr int32_t block_tokens(bool cuda, int32_t group, int32_t head_dim) {
-  const int32_t most_rows = !cuda ? kMaxBlockRows : (head_dim > 128 ? kMostRowsWide : kMostRowsGeneral);
-  return group < most_rows ? most_rows / group : 1;
+// Packed queries: rows of an item at most. `wgmma`: the GPU and the build have it.
+constexpr int32_t packed_rows(bool cuda, bool wgmma, int32_t head_dim, int32_t itemsize) {
+  if (!cuda) return kMaxBlockRows;
+  if (wgmma && head_dim <= 128 && itemsize == 2) return kRowsWgmma;
+  return head_dim > 128 ? kMostRowsWide : kMostRowsGeneral;
+}
+// Query tokens of a block (query_blocks.h) at most, so that its rows of a KV head are an item's.
+constexpr int32_t block_tokens(int32_t group, int32_t packed_rows) {
+  return group < packed_rows ? packed_rows / group : 1;
 }
 
 // The query rows of a KV head in as few items as possible, of equal size.
@@ -92,8 +103,8 @@ constexpr double cuda_bytes(const Shape& shape) {
 // of 67 MB 41, 29 and 40; of 268 MB 141, 85 and 76 (docs/tuning.md).
 constexpr int32_t cuda_block_rows(const Shape& shape) {
   const double bytes = cuda_bytes(shape);
+  if (shape.packed_rows > 0) return shape.packed_rows;
   if (shape.wide()) return kMostRowsWide;
-  if (shape.packed) return kMostRowsGeneral;
   if (shape.general()) return bytes <= 8e6 ? 8 : kMostRowsGeneral;
   return bytes <= 8e6 ? 8 : (bytes <= 100e6 ? 16 : kMaxBlockRows);
 }
@@ -106,7 +117,9 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // many sequences of two tiles at most, of which to switch items takes longer than to read them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
-  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || shape.wide() || shape.packed) return 1;
+  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || shape.wide() || shape.packed_rows > 0) {
+    return 1;
+  }
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
   const bool few_cuts = 10 * items >= 9 * workers;
   if (shape.num_kv_heads <= kHeadsForATeam && !shape.paged) {
@@ -159,7 +172,7 @@ constexpr Tiling cpu_tiling(const Shape& shape) {
 
 inline Shape shape_of(const DecodeParams& p) {
   return {p.batch,         p.seen_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
-          p.score_options, p.packed()};
+          p.score_options, p.packed_rows};
 }
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {

@@ -43,6 +43,35 @@ struct SpanItem {
   }
 };
 
+// Shared memory beside the ring's tiles and queries (tile_ring.cuh), whatever computes.
+struct RingMemory {
+  static constexpr int kMaxStages = 6;
+
+  uint64_t full[kMaxStages], empty[kMaxStages], task_there[kMaxStages];
+  TileNote notes[kMaxStages];
+  SpanTask tasks[kMaxStages];
+  ItemRows first_rows;  // of the share's first span, for who loads its queries early
+  // Stage 3, of a cut span that does not end the share, the first, and of one that does: each once a call.
+  uint64_t tickets_there[2];
+  Merges merges[2];
+  // With score options or scales: what the item of each slot is of.
+  SpanOrigin origins[kMaxStages];
+};
+
+// How large shared memory is, with as many stages as fit.
+template <typename Traits>
+struct SharedMemorySize {
+  static constexpr int kFixed = sizeof(typename Traits::SharedMemory);
+  static constexpr int kMinStages = 2;  // the least that overlaps a load with work
+  static_assert(Traits::kStageBytes % alignof(typename Traits::SharedMemory) == 0);
+
+  static constexpr int bytes(int num_stages) { return kFixed + num_stages * Traits::kStageBytes; }
+  static constexpr int stages(int shared_memory_bytes) {
+    const int fit = (shared_memory_bytes - kFixed) / Traits::kStageBytes;
+    return fit > RingMemory::kMaxStages ? RingMemory::kMaxStages : fit;
+  }
+};
+
 // What the arithmetic of a kernel is, whatever brings its tiles.
 //
 // The MMA is m16n8k16 with tokens (of Q K^T) or columns of head_dim (of P V) as its 16 rows and the query rows as its 8
@@ -61,7 +90,7 @@ struct TileTraits {
 
   // Four warps compute, one a scheduler: each takes its own tokens, or its own head, of every stage and keeps its own
   // m, l, O, so the tile loop has no CTA barrier.
-  static constexpr int kWarps = 4;
+  static constexpr int kWarps = 4, kLoaderWarps = kWarps;
   static constexpr int kComputeThreads = 32 * kWarps;
   // A stage of the ring is a lean tile. The warps of a head take tokens that follow each other; where a row of O is too
   // long for one warp, two take the same tokens, and half of the columns each (both compute the scores).
@@ -70,6 +99,8 @@ struct TileTraits {
   static constexpr int kTileTokens = tile_table::cuda_tile_tokens(kHeadDim, kHeads, kItemsize);
   static constexpr int kWarpTokens = kTileTokens / kTokenWarps, kWarpColumns = kHeadDim / kColumnWarps;
   static_assert(kHeadWarps * kHeads == kWarps);
+  // Whose tokens a warp that computes reads in the ring.
+  __device__ __forceinline__ static int ring_warp(int warp) { return warp; }
   __device__ __forceinline__ static int head_of_warp(int warp) { return warp / kHeadWarps; }
   __device__ __forceinline__ static int first_token_of_warp(int warp) {
     return warp % kHeadWarps / kColumnWarps * kWarpTokens;
@@ -117,8 +148,7 @@ struct TileTraits {
 
   // Everything but the ring, [stage, token warp, K|V, kWarpTokens, kUnits], and its queries, [stage, head, row,
   // kQueryStride], which come first.
-  static constexpr int kMaxStages = 6;
-  struct SharedMemory {
+  struct SharedMemory : RingMemory {
     // The warps' O are summed through shared memory, eight rows of every warp at a time: all rows at once would cost a
     // stage of the ring. With four floats beside its columns a warp's stores of its accumulators hit every bank once,
     // of float8 twice.
@@ -127,26 +157,7 @@ struct TileTraits {
 
     alignas(16) float merge[kWarps][kMergeRows][kMergeStride];
     float2 warp_ml[kWarps][kMergeRows];  // m (log2 units) and l of every warp
-    // The ring (tile_ring.cuh).
-    uint64_t full[kMaxStages], empty[kMaxStages], task_there[kMaxStages];
-    TileNote notes[kMaxStages];
-    SpanTask tasks[kMaxStages];
-    ItemRows first_rows;  // of the share's first span, for who loads its queries early
-    // Stage 3, of a cut span that does not end the share, the first, and of one that does: each once a call.
-    uint64_t tickets_there[2];
-    Merges merges[2];
-    // With score options or scales: what the item of each slot is of.
-    SpanOrigin origins[kMaxStages];
   };
-  static constexpr int kFixedBytes = sizeof(SharedMemory);
-  static_assert(kStageBytes % alignof(SharedMemory) == 0);
-
-  static constexpr int kMinStages = 2;  // the least that overlaps a load with work
-  static constexpr int shared_memory_bytes(int num_stages) { return kFixedBytes + num_stages * kStageBytes; }
-  static constexpr int stages(int shared_memory_bytes) {
-    const int fit = (shared_memory_bytes - kFixedBytes) / kStageBytes;
-    return fit > kMaxStages ? kMaxStages : fit;
-  }
 };
 
 // The line of a call, as far as its kernel knows of it.

@@ -38,11 +38,11 @@ __device__ __forceinline__ void head_barrier(int head) {
   }
 }
 
-// Calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows, `rows` a head,
+// Stores every element of the item's rows, `rows` a head, in what result_row(row, column, (m, l) of the row) returns,
 // spread over the threads of the head. All threads that compute call it.
-template <typename Traits, typename Emit>
+template <typename Traits, typename ResultRowOf>
 __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Traits::SharedMemory& smem, int rows,
-                                            const Emit& emit) {
+                                            const DecodeParams& params, const ResultRowOf& result_row) {
   using Loop = TileLoop<Traits>;
   constexpr int kRowQuads = Traits::kHeadDim / 4, kMergeRows = Traits::SharedMemory::kMergeRows;
   constexpr int kHeadThreads = 32 * Traits::kHeadWarps;
@@ -78,7 +78,7 @@ __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Tra
         sum = {sum.x + part.x * warps.factor[w], sum.y + part.y * warps.factor[w], sum.z + part.z * warps.factor[w],
                sum.w + part.w * warps.factor[w]};
       }
-      emit(head * rows + first_row + row, column, sum, warps.ml);
+      result_row(head * rows + first_row + row, column, warps.ml).store(params, column, sum);
     }
   }
 }

@@ -44,7 +44,11 @@ def test_captured_and_replayed_with_other_numbers_of_queries(gpu: torch.device) 
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out, lse = leanattn.decode(*inputs.tensors(), return_lse=True, **inputs.options)
-    for lengths, query_tokens in (((700, 40, 129), (50, 1, 4)), ((1, 0, 64), (1, 1, 53)), ((333, 17, 90), (0, 3, 20))):
+    for lengths, query_tokens in (
+        ((700, 40, 129), (50, 1, 4)),
+        ((1, 0, 64), (1, 1, 53)),
+        ((333, 17, 90), (0, 3, 20)),
+    ):
         inputs.cache_seqlens.copy_(torch.tensor(lengths))
         inputs.options["cu_seqlens_q"].copy_(offsets(query_tokens, gpu))
         for tensor in (out, lse):
