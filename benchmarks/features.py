@@ -1,7 +1,7 @@
 """Times decode's options and a cache of 8-bit floats beside the plain call: `python -m benchmarks.features`.
 
 The method is that of benchmarks.decode, back to back: cold caches, a CUDA graph, medians; plans are made
-beforehand where a call can have one. All values of the cache are 8-bit floats, so that both caches hold the
+beforehand. All values of the cache are 8-bit floats, so that both caches hold the
 same. Options have values that leave the result as it is, and a window shows what a second, shorter cache
 holds, so that every call is checked.
 """
@@ -50,11 +50,10 @@ def time_with(bench: ShapeBench, options: Options, in_float8: bool = False) -> f
         caches = ([k.to(FLOAT8) for k in case.k], [v.to(FLOAT8) for v in case.v])
         ones = torch.ones(case.shape.heads.kv, device=case.q.device)
         options = {**options, "k_scale": ones, "v_scale": ones}
-    if "cache_leftpad" not in options:
-        known = {name: value for name, value in options.items() if name not in ("k_scale", "v_scale")}
-        left = known.pop("window_left", -1)
-        plan = leanattn.plan(case.q, caches[0][0], case.seqlens, window_size=(left, -1), **known)
-        options = {**options, "plan": plan}
+    known = {name: value for name, value in options.items() if name not in ("k_scale", "v_scale")}
+    left = known.pop("window_left", -1)
+    plan = leanattn.plan(case.q, caches[0][0], case.seqlens, window_size=(left, -1), **known)
+    options = {**options, "plan": plan}
     decode = partial(torch.ops.leanattn.decode_out, **options)
     calls = calls_with_out(
         replace(case, k=caches[0], v=caches[1]), lambda k, v, out: decode(case.q, k, v, case.seqlens, out)

@@ -205,7 +205,9 @@ def tiling(
             blocks of queries, and rows are those of :func:`block_tokens` query tokens.
     """
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
-    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, packed_rows))
+    return Tiling(
+        *_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, packed_rows)
+    )
 
 
 class QueryBlock(NamedTuple):

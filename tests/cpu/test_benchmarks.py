@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cpu_decode, decode, features, paged, plots, report, sets, totals
+from benchmarks import cpu_decode, decode, features, packed, paged, plots, report, sets, totals
 from benchmarks.method import IN_MODEL
 from benchmarks.peers import (
     COMPARED_NAMES,
@@ -228,6 +228,7 @@ COMMANDS = {
     "benchmarks.plots": plots.parser,
     "benchmarks.cpu_decode": cpu_decode.parser,
     "benchmarks.paged": paged.command().parser,
+    "benchmarks.packed": packed.command().parser,
     "benchmarks.features": features.command().parser,
     "benchmarks.host_overhead": argparse.ArgumentParser,  # takes no arguments
 }
