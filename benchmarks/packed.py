@@ -96,8 +96,9 @@ class PackedCase:
 
 def bind_packed(case: PackedCase) -> list[Call]:
     plan = leanattn.plan(case.q, case.k[0], case.lengths, cu_seqlens_q=case.offsets)
-    more = {"cu_seqlens_q": case.offsets, "plan": plan}
-    return case.calls(lambda k, v: leanattn.decode(case.q, k, v, case.lengths, **more))
+    return case.calls(
+        lambda k, v: leanattn.decode(case.q, k, v, case.lengths, cu_seqlens_q=case.offsets, plan=plan)
+    )
 
 
 def bind_decode(case: PackedCase) -> list[Call]:

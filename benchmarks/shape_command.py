@@ -22,6 +22,8 @@ SHAPE_NAMES = (
     *("70b/tp8 B16 8k", "mha32 B1 64k", "mha32 d64 B4 16k", "llama8b short B256", "llama8b lognormal B32"),
 )
 
+USUAL_SHAPES = tuple(shape for shape in SHAPES if shape.name in SHAPE_NAMES)
+
 Record = dict[str, Any]  # of a shape
 
 
@@ -39,7 +41,7 @@ class ShapeCommand(NamedTuple):
     columns: Sequence[str]
     measure: Callable[[Any], Record]  # of one of the shapes
     row: Callable[[Record], Sequence[str]]
-    shapes: Sequence[Any] = tuple(shape for shape in SHAPES if shape.name in SHAPE_NAMES)  # which have a name
+    shapes: Sequence[Any] = USUAL_SHAPES  # which have a name
 
     def parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"python -m {self.name}", description=self.text)

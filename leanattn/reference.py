@@ -46,25 +46,13 @@ def decode_reference(
         ``(out, lse)`` in ``dtype``, in the shapes that :func:`leanattn.decode` returns.
     """
     if cu_seqlens_q is not None:
-        options = {
-            "softmax_scale": softmax_scale,
-            "causal": causal,
-            "window_size": window_size,
-            "softcap": softcap,
-            "sinks": sinks,
-            "k_scale": k_scale,
-            "v_scale": v_scale,
-            "dtype": dtype,
-        }
         of_sequences = {"alibi_slopes": alibi_slopes, "cache_leftpad": cache_leftpad}
-        return _packed_reference(
-            (q, k_cache, v_cache, cache_seqlens),
-            cu_seqlens_q,
-            tree_mask,
-            block_table,
-            of_sequences,
-            options,
-        )
+        options = {
+            **{"softmax_scale": softmax_scale, "causal": causal, "window_size": window_size},
+            **{"softcap": softcap, "sinks": sinks, "k_scale": k_scale, "v_scale": v_scale, "dtype": dtype},
+        }
+        call = (q, k_cache, v_cache, cache_seqlens)
+        return _packed_reference(call, cu_seqlens_q, tree_mask, block_table, of_sequences, options)
     queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
     batch, q_len, num_q_heads, head_dim = queries.shape
     num_kv_heads = k_cache.shape[2]
@@ -143,19 +131,15 @@ def _packed_reference(
         if begin == end:
             continue
         one, queries = slice(seq, seq + 1), slice(begin, end)
-        caches = [cache if block_table is not None else cache[one] for cache in (k_cache, v_cache)]
-        its_own = {
+        caches = (k_cache, v_cache) if block_table is not None else (k_cache[one], v_cache[one])
+        its_own: dict[str, Any] = {
             name: tensor if tensor is None or (name == "alibi_slopes" and tensor.dim() == 1) else tensor[one]
             for name, tensor in of_sequences.items()
         }
+        its_own["block_table"] = None if block_table is None else block_table[one]
+        its_own["tree_mask"] = None if tree_mask is None else tree_mask[None, queries]
         one_out, one_lse = decode_reference(
-            q[None, queries],
-            *caches,
-            cache_seqlens[one],
-            block_table=None if block_table is None else block_table[one],
-            tree_mask=None if tree_mask is None else tree_mask[None, queries],
-            **its_own,
-            **options,
+            q[None, queries], *caches, cache_seqlens[one], **its_own, **options
         )
         out[queries], lse[:, queries] = one_out[0], one_lse[0]
     return out, lse

@@ -42,4 +42,5 @@ def packed_bits(seen: Tensor) -> Tensor:
     bits = torch.zeros(*seen.shape[:-1], 32 * words, dtype=torch.int64, device=seen.device)
     bits[..., : seen.shape[-1]] = seen
     values = (bits.unflatten(-1, (words, 32)) << torch.arange(32, device=seen.device)).sum(-1)
-    return (values - (values >> 31 << 32)).to(torch.int32)
+    words_of_32: Tensor = values - (values >> 31 << 32)
+    return words_of_32.to(torch.int32)

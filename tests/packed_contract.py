@@ -59,8 +59,7 @@ class PackedContract:
         packed = replace(inputs, q=inputs.q.flatten(0, 1), options={})
         packed.options["cu_seqlens_q"] = offsets((5,) * len(LENGTHS), device)
         packed_out, packed_lse = decode(packed)
-        tolerance = {"rtol": 2e-2, "atol": 2e-2}
-        torch.testing.assert_close(packed_out.view(out.shape), out, **tolerance)
+        torch.testing.assert_close(packed_out.view(out.shape), out, rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(packed_lse, lse.transpose(0, 1).flatten(1), rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize(
