@@ -48,8 +48,14 @@ def decode_reference(
     if cu_seqlens_q is not None:
         of_sequences = {"alibi_slopes": alibi_slopes, "cache_leftpad": cache_leftpad}
         options = {
-            **{"softmax_scale": softmax_scale, "causal": causal, "window_size": window_size},
-            **{"softcap": softcap, "sinks": sinks, "k_scale": k_scale, "v_scale": v_scale, "dtype": dtype},
+            "softmax_scale": softmax_scale,
+            "causal": causal,
+            "window_size": window_size,
+            "softcap": softcap,
+            "sinks": sinks,
+            "k_scale": k_scale,
+            "v_scale": v_scale,
+            "dtype": dtype,
         }
         call = (q, k_cache, v_cache, cache_seqlens)
         return _packed_reference(call, cu_seqlens_q, tree_mask, block_table, of_sequences, options)
@@ -131,16 +137,14 @@ def _packed_reference(
         if begin == end:
             continue
         one, queries = slice(seq, seq + 1), slice(begin, end)
-        caches = (k_cache, v_cache) if block_table is not None else (k_cache[one], v_cache[one])
+        k, v = (k_cache, v_cache) if block_table is not None else (k_cache[one], v_cache[one])
         its_own: dict[str, Any] = {
             name: tensor if tensor is None or (name == "alibi_slopes" and tensor.dim() == 1) else tensor[one]
             for name, tensor in of_sequences.items()
         }
         its_own["block_table"] = None if block_table is None else block_table[one]
         its_own["tree_mask"] = None if tree_mask is None else tree_mask[None, queries]
-        one_out, one_lse = decode_reference(
-            q[None, queries], *caches, cache_seqlens[one], **its_own, **options
-        )
+        one_out, one_lse = decode_reference(q[None, queries], k, v, cache_seqlens[one], **its_own, **options)
         out[queries], lse[:, queries] = one_out[0], one_lse[0]
     return out, lse
 
