@@ -133,11 +133,13 @@ def time(case: PackedCase, calls: list[Call], expected: Tensor | None) -> float 
 def time_apart(case: PackedCase) -> float | None:
     """Of sequences that decode, which come first, and of chunks, by themselves."""
     decoding = sum(1 for _ in itertools.takewhile(lambda count: count == 1, case.shape.query_tokens))
-    parts = (
-        (case.part(slice(0, decoding)), bind_decode),
-        (case.part(slice(decoding, None)), bind_packed),
-    )
-    times = [time(part, bind(part), None) for part, bind in parts if part.shape.sequences]
+    times = []
+    if decoding > 0:
+        part = case.part(slice(0, decoding))
+        times.append(time(part, bind_decode(part), None))
+    if decoding < len(case.shape.sequences):
+        part = case.part(slice(decoding, None))
+        times.append(time(part, bind_packed(part), None))
     return sum(t for t in times if t is not None)
 
 

@@ -46,7 +46,7 @@ class WgmmaLoop {
     return cute::make_tensor(output_.data(), ThreadRowsLayout<kColumns / 8>{});
   }
 
-  // `query`: [rows, head_dim] in shared memory, QueryLayout. It stays valid until the end of the span.
+  // `query`: [rows, head_dim] in shared memory, MmaQueryLayout. It stays valid until the end of the span.
   __device__ __forceinline__ void begin_span(const Element* query, float scale_log2) {
     state.clear();
     cute::clear(output_);
@@ -55,7 +55,7 @@ class WgmmaLoop {
   }
 
   // Folds in a tile; `visible`, at least one, of its tokens belong to the sequence. `keys`, `values`: [kTokens,
-  // head_dim], KvLayout.
+  // head_dim], MmaKeyLayout.
   __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, int visible,
                                             const CausalRows& causal, const ScoreChanges<Traits>& changes) {
     using namespace cute;
@@ -96,11 +96,11 @@ class WgmmaLoop {
     using namespace cute;
     ScoreMma mma;
     const auto thread = slice(mma);
-    const auto all_rows = make_tensor(make_smem_ptr(query_), typename Traits::QueryLayout{});
+    const auto all_rows = make_tensor(make_smem_ptr(query_), typename Traits::MmaQueryLayout{});
     const auto rows = local_tile(all_rows, Shape<Int<kGroupRows>, Int<kColumns>>{}, make_coord(warpgroup(), 0));
     const auto query = thread.make_fragment_A(thread.partition_A(rows));
     const auto key =
-        thread.make_fragment_B(thread.partition_B(make_tensor(make_smem_ptr(keys), typename Traits::KvLayout{})));
+        thread.make_fragment_B(thread.partition_B(make_tensor(make_smem_ptr(keys), typename Traits::MmaKeyLayout{})));
     auto scores = partition_fragment_C(mma, Shape<Int<kGroupRows>, Int<kTokens>>{});
     mma.accumulate_ = GMMA::ScaleOut::Zero;
     warpgroup_fence_operand(scores);
@@ -129,7 +129,7 @@ class WgmmaLoop {
     for (int i = 0; i < size(pairs); ++i) pairs(i) = to_elements({scores(2 * i), scores(2 * i + 1)});
     const auto thread = slice(mma);
     const auto value = thread.make_fragment_B(
-        thread.partition_B(make_tensor(make_smem_ptr(values), typename Traits::TransposedValueLayout{})));
+        thread.partition_B(make_tensor(make_smem_ptr(values), typename Traits::MmaValueLayout{})));
     mma.accumulate_ = GMMA::ScaleOut::One;
     warpgroup_fence_operand(output_);
     warpgroup_fence_operand(weights);

@@ -38,10 +38,15 @@ struct WgmmaTraits {
   using ColumnsAtom = cute::GMMA::Layout_MN_SW128_Atom<Element>;
   template <int kCount>
   using RowsLayout = decltype(cute::tile_to_shape(RowsAtom{}, cute::Shape<cute::Int<kCount>, cute::Int<kHeadDim>>{}));
-  using KvLayout = RowsLayout<kTileTokens>;
-  using QueryLayout = RowsLayout<kRows>;
+  using MmaKeyLayout = RowsLayout<kTileTokens>;
+  using MmaQueryLayout = RowsLayout<kRows>;
+  // The same for who writes elements: CuTe gives those above to pointers, which swizzle bytes.
+  template <typename Layout>
+  using OfElements = decltype(cute::as_position_independent_swizzle_layout(Layout{}));
+  using KvLayout = OfElements<MmaKeyLayout>;
+  using QueryLayout = OfElements<MmaQueryLayout>;
   // V as [head_dim, tokens], in the same memory.
-  using TransposedValueLayout = decltype(cute::tile_to_shape(
+  using MmaValueLayout = decltype(cute::tile_to_shape(
       ColumnsAtom{}, cute::Shape<cute::Int<kHeadDim>, cute::Int<kTileTokens>>{}, cute::Step<cute::_2, cute::_1>{}));
 
   static constexpr int kWarpElements = kTileTokens * kUnits;  // K, or V, of a tile
