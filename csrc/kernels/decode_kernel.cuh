@@ -11,7 +11,7 @@ namespace leanattn {
 // Of the scores of a warp.
 template <typename Traits>
 __device__ __forceinline__ float scale_of(const DecodeParams& params, const SpanOrigin& origin, int32_t warp) {
-  if constexpr (Traits::kItemsize == 2) return params.scale_log2;
+  if constexpr (!Traits::kHeadScales) return params.scale_log2;
   return params.scale_log2 * params.k_scales[origin.kv_head + Traits::head_of_warp(warp)];
 }
 
@@ -39,8 +39,8 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
         const CausalRows causal{causal_tokens, params.group, note.first_row};
         const auto changes = ScoreChanges<Traits>::of(params, origin, warp, note.first_row, visible);
         const int ring_warp = Traits::ring_warp(warp);
-        loop.fold_tile(ring.keys(stage.slot, ring_warp), ring.value_columns(stage.slot, ring_warp), visible, causal,
-                       changes);
+        loop.fold_tile(ring.keys(stage.slot, ring_warp), ring.value_columns(stage.slot, ring_warp),
+                       ring.tile_scales(stage.slot), visible, causal, changes);
       }
       if (flags & TileNote::kLast) {
         // Also what orders the clearing of the partial and its writing.
