@@ -1,9 +1,9 @@
-"""Times decode's options and a cache of 8-bit floats beside the plain call: `python -m benchmarks.features`.
+"""Times decode's options and caches of 8 bits beside the plain call: `python -m benchmarks.features`.
 
 The method is that of benchmarks.decode, back to back: cold caches, a CUDA graph, medians; plans are made
 beforehand. All values of the cache are 8-bit floats, so that both caches hold the
-same. Options have values that leave the result as it is, and a window shows what a second, shorter cache
-holds, so that every call is checked.
+same; for a cache of int8 they are rounded to multiples of its scale. Options have values that leave the
+result as it is, and a window shows what a second, shorter cache holds, so that every call is checked.
 """
 
 from dataclasses import replace
@@ -26,6 +26,8 @@ from benchmarks.tables import microseconds, number
 
 OPTIONS = ("softcap", "sinks", "alibi", "leftpad")
 FLOAT8 = torch.float8_e4m3fn
+# Nearly all normal numbers are less than 127 of it, and bfloat16 holds its multiples.
+INT8_SCALE = 1 / 32
 
 Options = dict[str, Any]
 
@@ -40,6 +42,36 @@ def neutral_options(case: Case) -> dict[str, Options]:
         "alibi": {"alibi_slopes": torch.zeros(heads, device=device)},
         "leftpad": {"cache_leftpad": torch.zeros(case.shape.batch, dtype=torch.int32, device=device)},
     }
+
+
+def in_int8_steps(case: Case) -> Case:
+    """The case with its caches rounded to what int8 holds."""
+
+    def rounded(cache: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [(t / INT8_SCALE).round().clamp(-127, 127) * INT8_SCALE for t in cache]
+
+    return replace(case, k=rounded(case.k), v=rounded(case.v))
+
+
+def time_int8(bench: ShapeBench) -> float | None:
+    """Microseconds of a call with a cache of int8; None if it is wrong. Scales of a head are neighbours."""
+    case, heads = bench.case, bench.case.shape.heads.kv
+    scales: dict[int, Options] = {}  # by where the keys are: copies have their own, which are cold too
+
+    def in_int8(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor / INT8_SCALE).nan_to_num(0.0).to(torch.int8)
+
+    keys, values = [in_int8(k) for k in case.k], [in_int8(v) for v in case.v]
+    for k in keys:
+        made = torch.full((2, len(k), heads, k.shape[1]), INT8_SCALE, device=k.device).transpose(2, 3)
+        scales[k.data_ptr()] = {"k_scale": made[0], "v_scale": made[1]}
+    plan = leanattn.plan(case.q, keys[0], case.seqlens)
+    decode = partial(torch.ops.leanattn.decode_out, plan=plan)
+    calls = calls_with_out(
+        replace(case, k=keys, v=values),
+        lambda k, v, out: decode(case.q, k, v, case.seqlens, out, **scales[k.data_ptr()]),
+    )
+    return time(bench, calls)
 
 
 def time_with(bench: ShapeBench, options: Options, in_float8: bool = False) -> float | None:
@@ -101,6 +133,9 @@ def measure(shape: Shape) -> Record:
     }
     if not shape.ragged:
         record |= time_window(case, tolerance)
+    in_steps = ShapeBench(in_int8_steps(case), tolerance)
+    in_steps.kv_bytes = bytes_of_float8
+    record["int8"] = {"us": time_int8(in_steps)}
     return record
 
 
@@ -110,19 +145,19 @@ def ratio(us: float | None, to: float | None) -> str:
 
 def row(shape: Record) -> list[str]:
     us, float8 = shape["us"], shape["float8"]
-    limit = float8["read_limit"]
+    limit, int8_us = float8["read_limit"], shape.get("int8", {}).get("us")
     return [
         *(shape["name"], microseconds(us["plain"]), *(ratio(us[name], us["plain"]) for name in OPTIONS)),
         *(microseconds(shape.get("alone")), ratio(shape.get("window"), shape.get("alone"))),
         *(microseconds(float8["us"]), microseconds(limit), microseconds(1.02 * limit + 2)),
-        ratio(us["plain"], float8["us"]),
+        *(ratio(us["plain"], float8["us"]), microseconds(int8_us), ratio(us["plain"], int8_us)),
     ]
 
 
 def command() -> ShapeCommand:
     columns = (
         *("shape", "plain us", *(f"x {name}" for name in OPTIONS), "half us", "x window"),
-        *("float8 us", "read limit us", "goal us", "plain / float8"),
+        *("float8 us", "read limit us", "goal us", "plain / float8", "int8 us", "plain / int8"),
     )
     return ShapeCommand("benchmarks.features", __doc__ or "", columns, measure, row)
 

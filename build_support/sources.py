@@ -20,7 +20,10 @@ BUILD_INFO = "csrc/bindings/build_info.cpp"
 AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c"]
 AVX512_FLAGS = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2_FLAGS]
 # GCC's own AVX-512 header warns when it is inlined (GCC bug 105593).
-X86_FLAGS = {"_avx2.cpp": AVX2_FLAGS, "_avx512.cpp": [*AVX512_FLAGS, "-Wno-maybe-uninitialized"]}
+X86_FLAGS = {
+    "_avx2.cpp": AVX2_FLAGS,
+    "_avx512.cpp": [*AVX512_FLAGS, "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+}
 
 # torch 2.10: nothing newer of the stable ABI is used, and the library loads into every later torch.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"

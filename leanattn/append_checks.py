@@ -40,6 +40,11 @@ def check_append_fit(
     _check_like_k("v", v, k)
     if v.shape != shape:
         raise ValueError(f"v: shape {list(v.shape)}, expected the shape of k, {list(shape)}")
+    if k_cache.dtype == torch.int8:
+        reason = "what makes int8 of a row also has to choose its scale"
+        raise NotImplementedError(
+            f"k_cache: dtype torch.int8, expected the dtype of k, {k.dtype}, or one of float8: {reason}"
+        )
     check_caches("k", k, k_cache, v_cache, cache_seqlens, block_table, FLOAT8)
     if k_cache.shape[2] != shape[-2]:
         raise ValueError(f"k_cache: {k_cache.shape[2]} KV heads, expected the {shape[-2]} of k")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leanattn.score_options import ScoreOptions
-from leanattn.support import FLOAT8, refusals
+from leanattn.support import EIGHT_BITS, FLOAT8, refusals
 
 
 def check_fit(
@@ -44,7 +44,7 @@ def check_fit(
     if cu_seqlens_q is not None:
         check_offsets(cu_seqlens_q, cache_seqlens, q.device)
     batch = cache_seqlens.shape[0] if packed else shape[0]
-    check_caches("q", q, k_cache, v_cache, cache_seqlens, block_table, FLOAT8, batch)
+    check_caches("q", q, k_cache, v_cache, cache_seqlens, block_table, EIGHT_BITS, batch)
     num_q_heads, num_kv_heads = shape[-2], k_cache.shape[2]
     if num_q_heads == 0 or num_kv_heads == 0 or num_q_heads % num_kv_heads != 0:
         expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
@@ -248,8 +248,14 @@ def check_tree_mask(tree_mask: Tensor, q: Tensor, *, packed: bool) -> None:
 
 
 def check_scales(k_cache: Tensor, k_scale: Tensor | None, v_scale: Tensor | None, like: str = "q") -> None:
-    """Factors of a float8 cache."""
+    """Factors of a cache of 8 bits: of float8 there may be some, of int8 there must."""
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
+        if k_cache.dtype == torch.int8:
+            shape = tuple(k_cache.shape[:3])
+            if scale is None:
+                raise ValueError(f"{name}: None, expected the scales {list(shape)} of a cache of torch.int8")
+            check_tensor(name, scale, torch.float32, k_cache.device, [shape], like)
+            continue
         if scale is None:
             continue
         if k_cache.dtype not in FLOAT8:

@@ -124,14 +124,14 @@ def decode(
     Args:
         q: queries [batch, num_q_heads, head_dim], or [batch, q_len, num_q_heads, head_dim] with q_len 1 to
             16, or with ``cu_seqlens_q`` [tokens, num_q_heads, head_dim]; float16 or bfloat16, on the CPU also
-            float32. head_dim a multiple of 8, with a float8 cache of 16, up to 256, on the CPU up to 512.
+            float32. head_dim a multiple of 8, with a cache of 8 bits of 16, up to 256, on the CPU up to 512.
             Strides under the rule for those of ``k_cache``.
         k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``, or of dtype
-            float8_e4m3fn or float8_e5m2 (see ``k_scale``). num_q_heads must be a multiple of num_kv_heads: 1
-            is MQA, num_q_heads is MHA. Any strides that are multiples of 16 bytes, 0 included, as long as
-            head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens, head_dim] is passed as
-            ``cache.transpose(1, 2)``, uncopied. With a ``block_table``: pages [num_pages, page_size,
-            num_kv_heads, head_dim] of any page_size, under the same rule for strides.
+            float8_e4m3fn, float8_e5m2 or int8 (see ``k_scale``). num_q_heads must be a multiple of
+            num_kv_heads: 1 is MQA, num_q_heads is MHA. Any strides that are multiples of 16 bytes, 0
+            included, as long as head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens,
+            head_dim] is passed as ``cache.transpose(1, 2)``, uncopied. With a ``block_table``: pages
+            [num_pages, page_size, num_kv_heads, head_dim] of any page_size, under the same rule for strides.
         v_cache: values, like ``k_cache``.
         cache_seqlens: [batch] int32, contiguous, on the device of ``q``: tokens of each sequence that the
             call reads, from the start of its cache, the newest included: all ``q_len`` that the queries are
@@ -180,10 +180,16 @@ def decode(
         cache_leftpad: [batch] int32, contiguous: the tokens of each sequence ahead of this one are not seen,
             and not read. Counts as 0 if it is less, and as the sequence's length if it is more. Like
             ``cache_seqlens``, it is not covered by ``fresh_tokens``.
-        k_scale: [1] or [num_kv_heads] float32, contiguous, only for a float8 cache: the keys are ``k_cache``
-            times this; 1 if None. Keys and values are widened in registers: what the cache holds is what
-            memory has to move. Where a GPU runs code that was built for less than compute capability 8.9
-            (all but 9.0, in a default build), NaN in a float8_e4m3fn cache counts as 480.
+        k_scale: only for a cache of 8 bits: the keys are ``k_cache`` times this. Keys and values are widened
+            in registers: what the cache holds is what memory has to move.
+            Of a float8 cache [1] or [num_kv_heads] float32, contiguous; 1 if None. Where a GPU runs code that
+            was built for less than compute capability 8.9 (all but 9.0, in a default build), NaN in a
+            float8_e4m3fn cache counts as 480.
+            Of an int8 cache float32 in the shape of ``k_cache`` but for head_dim, so of each token and KV
+            head; paged if the caches are. It must be given. Any strides, though a GPU reads less where the
+            scales of a head's tokens are neighbours, as in ``scales.transpose(1, 2)`` of some [batch,
+            num_kv_heads, max_tokens]. They are part of the cache: those of tokens that are not read may be
+            anything, and ``fresh_tokens`` covers those of the last n.
         v_scale: the same of ``v_cache``.
         tree_mask: [batch, q_len, words], or with ``cu_seqlens_q`` [tokens, words], int32, contiguous, for
             each query token which of its sequence's new tokens (those of its queries) it sees, beside all
@@ -218,9 +224,10 @@ def decode(
         The message names the argument, what came and what was expected.
 
     Numerics: scores, softmax and both sums are float32, whatever the dtype; for the tensor cores of a GPU,
-    the weights ``p`` are rounded to the dtype of ``v_cache``, with a float8 cache to float16. The same inputs
-    on the same device give the same bits in every call with the same ``sm_margin`` (on a CPU: and the same
-    number of threads).
+    the weights ``p`` are rounded to the dtype of ``v_cache``, with a cache of 8 bits to float16, of int8
+    after they have been multiplied with ``v_scale`` (in a unit that follows the largest product of the row,
+    so that any scales will do). The same inputs on the same device give the same bits in every call with the
+    same ``sm_margin`` (on a CPU: and the same number of threads).
 
     CUDA graphs: lengths are read on the device and never on the host, so nothing synchronises, and a graph
     captured at any lengths and pages computes the right result at all others that are written into

@@ -144,9 +144,12 @@ def _(
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
     fixed_splits: int = 0,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
+    check_scales(k_cache, k_scale, v_scale)
 
 
 @torch.library.register_fake("leanattn::plan")  # type: ignore[untyped-decorator]

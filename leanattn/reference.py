@@ -53,10 +53,13 @@ def decode_reference(
             "window_size": window_size,
             "softcap": softcap,
             "sinks": sinks,
-            "k_scale": k_scale,
-            "v_scale": v_scale,
             "dtype": dtype,
         }
+        scales = {"k_scale": k_scale, "v_scale": v_scale}
+        if k_cache.dtype == torch.int8 and block_table is None:
+            of_sequences |= scales
+        else:
+            options |= scales
         call = (q, k_cache, v_cache, cache_seqlens)
         return _packed_reference(call, cu_seqlens_q, tree_mask, block_table, of_sequences, options)
     queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
@@ -88,15 +91,10 @@ def decode_reference(
             unseen[:, begin : begin + there.shape[1]] |= there
         k, v = (
             # What no query sees may be anything, NaN included.
-            _tokens_of(cache, seq, tokens, block_table)
-            .to(dtype)
+            _numbers_of(cache, scale_of_cache, seq, tokens, block_table, dtype)
             .masked_fill(unseen.all(dim=0)[:, None, None], 0.0)
             .transpose(0, 1)
-            for cache in (k_cache, v_cache)
-        )
-        k, v = (
-            cache if factor is None else cache * factor.to(dtype)[:, None, None]
-            for cache, factor in ((k, k_scale), (v, v_scale))
+            for cache, scale_of_cache in ((k_cache, k_scale), (v_cache, v_scale))
         )
         rows = queries[seq].to(dtype).transpose(0, 1)  # [num_q_heads, q_len, head_dim]
         rows = rows.reshape(num_kv_heads, group * q_len, head_dim)
@@ -149,8 +147,25 @@ def _packed_reference(
     return out, lse
 
 
-def _tokens_of(cache: Tensor, seq: int, tokens: int, block_table: Tensor | None) -> Tensor:
+def _numbers_of(
+    cache: Tensor,
+    scale: Tensor | None,
+    seq: int,
+    tokens: int,
+    block_table: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """K or V of a sequence, [tokens, num_kv_heads, head_dim]."""
+    elements = _tokens_of(cache, seq, tokens, block_table).to(dtype)
+    if scale is None:
+        return elements
+    # [1] or [num_kv_heads], of an int8 cache [tokens, num_kv_heads].
+    scales = scale if scale.dim() == 1 else _tokens_of(scale, seq, tokens, block_table)
+    return elements * scales.to(dtype)[..., None]
+
+
+def _tokens_of(cache: Tensor, seq: int, tokens: int, block_table: Tensor | None) -> Tensor:
+    """What a cache, or its scales, hold of a sequence, [tokens, num_kv_heads, ...]."""
     if block_table is None:
         return cache[seq, :tokens]
     page_size = cache.shape[1]

@@ -25,18 +25,20 @@ class Backend:
 
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+# Dtypes of a cache whatever the queries are.
+EIGHT_BITS = (*FLOAT8, torch.int8)
 BACKENDS = {
     "cpu": Backend(
         (torch.float16, torch.bfloat16, torch.float32),
         head_dims=range(8, 513, 8),
         options=ScoreOptions._fields,
-        cache_dtypes=FLOAT8,
+        cache_dtypes=EIGHT_BITS,
     ),
     "cuda": Backend(
         (torch.float16, torch.bfloat16),
         head_dims=range(8, 257, 8),
         options=ScoreOptions._fields,
-        cache_dtypes=FLOAT8,
+        cache_dtypes=EIGHT_BITS,
     ),
 }
 
@@ -102,7 +104,7 @@ def backend_refusals(
     if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
         message = f"{name}: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
         found.append(Refusal(NotImplementedError, message))
-    if cache_dtype in FLOAT8 and head_dim % 16 != 0:  # rows are multiples of 16 bytes
+    if cache_dtype in EIGHT_BITS and head_dim % 16 != 0:  # rows are multiples of 16 bytes
         message = f"{name}: head_dim {head_dim}, expected a multiple of 16 with a cache of {cache_dtype}"
         found.append(Refusal(NotImplementedError, message))
     if cache_dtype not in (None, dtype, *backend.cache_dtypes):

@@ -9,11 +9,11 @@ import torch
 
 from leanattn.info import listed
 from leanattn.score_options import ScoreOptions
-from leanattn.support import FLOAT8, backend_refusals
+from leanattn.support import EIGHT_BITS, backend_refusals
 
 COLUMNS = {"CUDA": "cuda", "CPU": "cpu"}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-CACHE_DTYPES = (*FLOAT8, torch.float8_e4m3fnuz, torch.int8, torch.uint8)
+CACHE_DTYPES = (*EIGHT_BITS, torch.float8_e4m3fnuz, torch.uint8)
 # Beyond what any backend takes.
 HEAD_DIMS = range(1, 1025)
 Q_LENS = range(1, 129)

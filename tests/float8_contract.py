@@ -214,14 +214,14 @@ class Float8Contract:
         inputs = in_float8(plain, FLOAT8[0])
         with pytest.raises(TypeError, match="v_cache: dtype torch.float8_e5m2, expected that of k_cache"):
             decode(replace(inputs, v_cache=inputs.v_cache.to(FLOAT8[1])))
-        with pytest.raises(TypeError, match="k_cache: dtype torch.int8, expected the dtype of q"):
-            decode(replace(inputs, k_cache=inputs.k_cache.view(torch.int8)))
+        with pytest.raises(TypeError, match="k_cache: dtype torch.uint8, expected the dtype of q"):
+            decode(replace(inputs, k_cache=inputs.k_cache.view(torch.uint8)))
         with pytest.raises(TypeError, match="q: dtype torch.float8_e4m3fn, expected one of"):
             decode(replace(inputs, q=inputs.q.to(FLOAT8[0])))
         assert leanattn.is_supported(device, torch.bfloat16, 64, cache_dtype=FLOAT8[1]) == (True, [])
-        ok, reasons = leanattn.is_supported(device, torch.bfloat16, 64, cache_dtype=torch.int8)
+        ok, reasons = leanattn.is_supported(device, torch.bfloat16, 64, cache_dtype=torch.uint8)
         assert not ok
-        assert "k_cache: dtype torch.int8, expected one of bfloat16, float8_e4m3fn" in reasons[0]
+        assert "k_cache: dtype torch.uint8, expected one of bfloat16, float8_e4m3fn" in reasons[0]
 
     def test_opcheck_and_compile(self, device: torch.device) -> None:
         inputs = in_float8(make_inputs((70, 0, 9), device=device, q_len=2), FLOAT8[0], 2)

@@ -9,6 +9,7 @@ import torch
 from decode_cases import LAYOUTS, Inputs, check_error, make_inputs, plan_of
 from float8_contract import in_float8
 from hypothesis import strategies as st
+from int8_cases import SCALE_LAYOUTS, in_int8
 from packed_cases import pack_queries, random_bits
 from paged_cases import make_whole_pages, paged
 from score_options_contract import poison_unseen
@@ -45,14 +46,16 @@ class Call:
     seed: int
 
     @property
-    def in_float8(self) -> bool:
+    def in_8_bits(self) -> bool:
         """Rows are multiples of 16 bytes."""
         return self.cache_dtype is not None and self.head_dim % 16 == 0
 
     def rounded(self, inputs: Inputs) -> Inputs:
         """With the cache that the call is to have."""
-        if self.cache_dtype is None or not self.in_float8:
+        if self.cache_dtype is None or not self.in_8_bits:
             return inputs
+        if self.cache_dtype == torch.int8:
+            return in_int8(inputs, SCALE_LAYOUTS[self.seed])
         scales = {"none": None, "one": 1, "heads": self.num_kv_heads}[self.scales]
         return in_float8(inputs, self.cache_dtype, scales)
 
@@ -62,7 +65,7 @@ class Call:
         shape: dict[str, Any] = {"device": device, "q_len": q_len, "heads": heads, "seed": self.seed}
         shape |= {"head_dim": self.head_dim, "dtype": self.dtype}
         layout = (
-            "tokens_first" if self.in_float8 and self.layout == "padded" else self.layout
+            "tokens_first" if self.in_8_bits and self.layout == "padded" else self.layout
         )  # by 8 elements
         if self.page_size:
             inputs = make_whole_pages(self.lengths, self.page_size, **shape)
@@ -125,6 +128,11 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
     )
 
 
+def take_scales(inputs: Inputs) -> dict[str, Any]:
+    """Out of its options."""
+    return {name: inputs.options.pop(name, None) for name in ("k_scale", "v_scale")}
+
+
 def check_call(call: Call, device: torch.device) -> None:
     plain = call.inputs(device)
     inputs = call.rounded(plain)
@@ -136,9 +144,9 @@ def check_call(call: Call, device: torch.device) -> None:
     same, _ = reference(call.dtype)
     poison_unseen(plain)
     inputs = call.rounded(plain)
-    scales = {name: inputs.options.pop(name, None) for name in ("k_scale", "v_scale")}
+    scales = take_scales(inputs)
     cu_seqlens_q = inputs.options.pop("cu_seqlens_q", None)
-    more: dict[str, Any] = ScoreOptions(**inputs.options).as_op_arguments() | scales
+    more: dict[str, Any] = ScoreOptions(**inputs.options).as_op_arguments()
     more |= {"causal": call.causal, "num_workers": call.workers, "cu_seqlens_q": cu_seqlens_q}
     if call.promise:
         more["fresh_tokens"] = call.q_len or 1
@@ -157,12 +165,12 @@ def check_call(call: Call, device: torch.device) -> None:
         )
 
     decode_lse = torch.ops.leanattn.decode_lse
-    got = decode_lse(*inputs.tensors(), **more)
+    got = decode_lse(*inputs.tensors(), **more, **scales)
     check(got)
     if call.page_size:
         pages, table = paged(plain, call.page_size, seed=call.seed)
         pages = call.rounded(pages)
-        of_pages = decode_lse(*pages.tensors(), block_table=table, **more)
+        of_pages = decode_lse(*pages.tensors(), block_table=table, **more, **take_scales(pages))
         check(of_pages)
         if device.type == "cpu":  # where pages change nothing of the tiling
             assert all(map(torch.equal, of_pages, got))

@@ -113,8 +113,10 @@ AppendParams checked_params(const Views& a, bool interleaved, const Tensor* k_sc
   check_types_and_layout(a);
   check_rotary(a);
   p.cache_dtype = cache_dtype(a.cache.k, p.dtype);
-  p.k_scales = checked_scales(k_scale, a.cache, a.anchor(), "k_scale");
-  p.v_scales = checked_scales(v_scale, a.cache, a.anchor(), "v_scale");
+  check_argument(p.cache_dtype != DType::kInt8, "k_cache: dtype Char, expected that of k or one of float8: what makes ",
+                 "int8 of a row also has to choose its scale");
+  p.k_scales = checked_head_scales(k_scale, p.cache_dtype, a.cache, a.anchor(), "k_scale");
+  p.v_scales = checked_head_scales(v_scale, p.cache_dtype, a.cache, a.anchor(), "v_scale");
   p.k = a.k.data;
   p.v = a.v.data;
   p.q = a.q ? a.q->data : nullptr;

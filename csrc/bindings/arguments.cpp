@@ -139,11 +139,13 @@ DecodeCall checked_call(const DecodeArguments& args) {
   p.max_tokens = a.cache.max_tokens();
   p.page_table = a.cache.page_table();
   p.head_dim = to_int32(head_dim, "q: head_dim");
-  check_argument(!is_float8(p.cache_dtype) || head_dim % 16 == 0, "q: head_dim ", head_dim,
-                 ", expected a multiple of 16 with a float8 cache");
+  check_argument(!is_8_bit(p.cache_dtype) || head_dim % 16 == 0, "q: head_dim ", head_dim,
+                 ", expected a multiple of 16 with a cache of 8 bits");
   set_query_rows(p, q_len_of(a.q), a.q.size(a.q.dim() - 2) / a.cache.k.size(2));
-  p.k_scales = checked_scales(args.k_scale, a.cache, a.anchor(), "k_scale");
-  p.v_scales = checked_scales(args.v_scale, a.cache, a.anchor(), "v_scale");
+  p.k_scales = checked_head_scales(args.k_scale, p.cache_dtype, a.cache, a.anchor(), "k_scale");
+  p.v_scales = checked_head_scales(args.v_scale, p.cache_dtype, a.cache, a.anchor(), "v_scale");
+  p.k_token_scales = checked_token_scales(args.k_scale, p.cache_dtype, a.cache, a.anchor(), "k_scale");
+  p.v_token_scales = checked_token_scales(args.v_scale, p.cache_dtype, a.cache, a.anchor(), "v_scale");
   p.scores = checked_score_options(args.scores, p, a.anchor());
   if (args.causal) p.scores.window_right = 0;
   if (a.offsets) call.packed = checked_packed_queries(*args.cu_seqlens_q, a.cache.seqlens, a.q.size(0), p);

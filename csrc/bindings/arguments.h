@@ -38,7 +38,8 @@ struct DecodeArguments {
   const torch::stable::Tensor* plan;           // [Plan::elements(batch)] int32 (plan.h), or null
   const torch::stable::Tensor* block_table;    // [batch, max_pages] int32, or null
   ScoreArguments scores;
-  const torch::stable::Tensor* k_scale;       // [1] or [num_kv_heads] float32: factors of a float8 cache, or null
+  const torch::stable::Tensor* k_scale;       // [1] or [num_kv_heads] float32: factors of a float8 cache; of an int8
+                                              // cache [batch, max_tokens, num_kv_heads], or of pages; or null
   const torch::stable::Tensor* v_scale;       // as k_scale
   const torch::stable::Tensor* cu_seqlens_q;  // [batch + 1] int32, or null
 };

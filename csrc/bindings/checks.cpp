@@ -37,15 +37,19 @@ std::ostream& operator<<(std::ostream& stream, const ShapeOf& shape) {
 
 namespace {
 
-bool is_float8(const TensorView& t) {
-  return t.dtype == ScalarType::Float8_e4m3fn || t.dtype == ScalarType::Float8_e5m2;
+bool is_8_bit(const TensorView& t) {
+  return t.dtype == ScalarType::Float8_e4m3fn || t.dtype == ScalarType::Float8_e5m2 || t.dtype == ScalarType::Char;
 }
 
 }  // namespace
 
 DType cache_dtype(const TensorView& cache, DType dtype) {
-  if (!is_float8(cache)) return dtype;
-  return cache.dtype == ScalarType::Float8_e5m2 ? DType::kFloat8E5M2 : DType::kFloat8E4M3;
+  switch (cache.dtype) {
+    case ScalarType::Float8_e4m3fn: return DType::kFloat8E4M3;
+    case ScalarType::Float8_e5m2: return DType::kFloat8E5M2;
+    case ScalarType::Char: return DType::kInt8;
+    default: return dtype;
+  }
 }
 
 DType checked_dtype(const Anchor& anchor) {
@@ -74,7 +78,7 @@ void check_like(const Anchor& anchor, const TensorView& t, const char* name) {
 }
 
 void check_rows_aligned(const TensorView& t, const char* name) {
-  const int64_t element = t.dtype == ScalarType::Float ? 4 : (is_float8(t) ? 1 : 2);  // every other has been refused
+  const int64_t element = t.dtype == ScalarType::Float ? 4 : (is_8_bit(t) ? 1 : 2);  // every other has been refused
   const int64_t last = t.dim() - 1;
   check_argument(t.stride(last) == 1 || t.size(last) <= 1, name,
                  ": the last dimension must be contiguous, its stride is ", t.stride(last));
@@ -127,7 +131,7 @@ void CacheViews::check_shapes(const Anchor& anchor) const {
 }
 
 void CacheViews::check_types_and_layout(const Anchor& anchor) const {
-  if (is_float8(k)) {
+  if (is_8_bit(k)) {
     check_device_of(anchor, k, "k_cache");
     check_like({k, "k_cache"}, v, "v_cache");
   } else {
@@ -145,19 +149,6 @@ void CacheViews::check_types_and_layout(const Anchor& anchor) const {
     check_argument(block_table->size(1) <= 1 || block_table->stride(1) == 1,
                    "block_table: the last dimension must be contiguous, its stride is ", block_table->stride(1));
   }
-}
-
-HeadScales checked_scales(const torch::stable::Tensor* tensor, const CacheViews& cache, const Anchor& anchor,
-                          const char* name) {
-  if (tensor == nullptr) return {nullptr, 0};
-  check_argument(is_float8(cache.k), name, ": expected None for a cache that is not of float8");
-  const TensorView t = TensorView::of(*tensor);
-  const int64_t num_kv_heads = cache.k.size(2);
-  check_dtype(t, ScalarType::Float, name);
-  check_device_of(anchor, t, name);
-  check_argument(t.dim() == 1 && (t.size(0) == 1 || t.size(0) == num_kv_heads) && t.is_contiguous(), name,
-                 ": expected [1] or [", num_kv_heads, "], contiguous, got ", ShapeOf{t});
-  return {static_cast<const float*>(t.data), t.size(0) == 1 ? 0 : 1};
 }
 
 PageTable CacheViews::page_table() const {

@@ -73,7 +73,10 @@ struct CacheViews {
 };
 
 // Factors of a float8 cache, or null: [1] or [num_kv_heads] float32.
-HeadScales checked_scales(const torch::stable::Tensor* tensor, const CacheViews& cache, const Anchor& anchor,
-                          const char* name);
+HeadScales checked_head_scales(const torch::stable::Tensor* tensor, DType cache_dtype, const CacheViews& cache,
+                               const Anchor& anchor, const char* name);
+// Factors of an int8 cache: float32 of the cache's shape but for head_dim, any strides. Of others there are none.
+TokenScales checked_token_scales(const torch::stable::Tensor* tensor, DType cache_dtype, const CacheViews& cache,
+                                 const Anchor& anchor, const char* name);
 
 }  // namespace leanattn

@@ -101,9 +101,9 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
                   bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
-                  int64_t fixed_splits) {
+                  int64_t fixed_splits, std::optional<Tensor> k_scale, std::optional<Tensor> v_scale) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), ScoreArguments{}, nullptr, nullptr, nullptr},
+       or_null(plan), or_null(block_table), ScoreArguments{}, or_null(k_scale), or_null(v_scale), nullptr},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

@@ -38,7 +38,7 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
                   bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
-                  int64_t fixed_splits);
+                  int64_t fixed_splits, std::optional<Tensor> k_scale, std::optional<Tensor> v_scale);
 
 // num_workers 0: as many as decode would take.
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,

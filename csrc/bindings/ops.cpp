@@ -41,7 +41,8 @@ STABLE_TORCH_LIBRARY(leanattn, m) {
       "_decode_debug(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, "
       "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, bool causal=True, "
       "int num_workers=0, int delay_seed=0, "
-      "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, int fixed_splits=0) -> ()");
+      "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, int fixed_splits=0, "
+      "Tensor? k_scale=None, Tensor? v_scale=None) -> ()");
 }
 
 namespace {

@@ -55,12 +55,16 @@ struct Bundle {
     const PageTable& table = p.page_table;
     const bool paged = p.paged();
     const auto first_head = [&](const CacheStrides& s) { return (paged ? 0 : block.seq * s.batch) + kv_head * s.head; };
+    const auto strides_of = [](const CacheStrides& s) { return PageStrides{s.batch, s.token, s.head}; };
+    const auto scales_of = [&](const leanattn::TokenScales& scales) {
+      return TokenScales{scales.values + first_head(scales.strides), strides_of(scales.strides)};
+    };
     return {.q = at(p.q, p.q_strides.offset(block.query, {0, query_head}), p.dtype),
             .k = at(p.k, first_head(p.k_strides), p.cache_dtype),
             .v = at(p.v, first_head(p.v_strides), p.cache_dtype),
             .q_strides = {p.q_strides.token, p.q_strides.head},
-            .k_strides = {p.k_strides.batch, p.k_strides.token, p.k_strides.head},
-            .v_strides = {p.v_strides.batch, p.v_strides.token, p.v_strides.head},
+            .k_strides = strides_of(p.k_strides),
+            .v_strides = strides_of(p.v_strides),
             .pages = paged ? table.pages + block.seq * table.stride : nullptr,
             .page_size = table.page_size,
             .num_pages = table.num_pages,
@@ -85,6 +89,8 @@ struct Bundle {
             .tree_words = scores.tree.words,
             .k_scales = p.k_scales.of_head(kv_head),
             .k_scale_stride = p.k_scales.stride,
+            .k_token_scales = scales_of(p.k_token_scales),
+            .v_token_scales = scales_of(p.v_token_scales),
             .scale_log2 = p.scale_log2};
   }
 };

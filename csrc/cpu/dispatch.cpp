@@ -44,8 +44,12 @@ const TileKernels& tile_kernels(DType dtype, DType cache_dtype) {
   const IsaKernels& isa = isa_kernels();
   const CacheKernels& kernels =
       dtype == DType::kFloat16 ? isa.float16 : (dtype == DType::kBFloat16 ? isa.bfloat16 : isa.float32);
-  if (cache_dtype == DType::kFloat8E4M3) return kernels.float8_e4m3;
-  return cache_dtype == DType::kFloat8E5M2 ? kernels.float8_e5m2 : kernels.same;
+  switch (cache_dtype) {
+    case DType::kFloat8E4M3: return kernels.float8_e4m3;
+    case DType::kFloat8E5M2: return kernels.float8_e5m2;
+    case DType::kInt8: return kernels.int8;
+    default: return kernels.same;
+  }
 }
 
 }  // namespace leanattn::cpu

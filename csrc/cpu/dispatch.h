@@ -6,7 +6,7 @@
 
 namespace leanattn::cpu {
 
-// Kernels for queries of one dtype and a cache of the same or of float8, of the best instruction set that this CPU has.
+// Kernels for queries of one dtype and a cache of the same or of 8 bits, of the best instruction set that this CPU has.
 // The environment variable LEANATTN_CPU_ISA=portable|avx2|avx512 forces one; throws std::invalid_argument if it is
 // unknown or this CPU lacks it.
 const TileKernels& tile_kernels(DType dtype, DType cache_dtype);

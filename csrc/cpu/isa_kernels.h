@@ -25,7 +25,7 @@ constexpr TileKernels kTileKernels{attend<Simd, T, Cached>, merge<Simd>, store_r
 
 template <class Simd, class T>
 constexpr CacheKernels kCacheKernels{kTileKernels<Simd, T, T>, kTileKernels<Simd, T, Float8E4M3>,
-                                     kTileKernels<Simd, T, Float8E5M2>};
+                                     kTileKernels<Simd, T, Float8E5M2>, kTileKernels<Simd, T, Int8>};
 
 template <class Simd>
 constexpr IsaKernels kIsaKernels{kCacheKernels<Simd, Float16>, kCacheKernels<Simd, BFloat16>,

@@ -61,6 +61,10 @@ struct Avx2 {
     return _mm256_cvtph_ps(half) * set1(256);
   }
 
+  static Vec load(const Int8* p, Whole) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+
   static void store(float* p, Vec x, Whole = {}) { _mm256_storeu_ps(p, x); }
   template <class T>
   static void store(T* p, Vec x, Whole) {

@@ -50,6 +50,9 @@ struct Avx512 {
   static Vec load(const Float8E4M3* p, Whole) { return widened_e4m3(high_bytes(load128(p))); }
   static Vec load(const Float8E4M3* p, Half) { return widened_e4m3(high_bytes(load64(p))); }
 
+  static Vec load(const Int8* p, Whole) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(p))); }
+  static Vec load(const Int8* p, Half) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load64(p))); }
+
   static void store(float* p, Vec x, Whole = {}) { _mm512_storeu_ps(p, x); }
   static void store(float* p, Vec x, Half) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x)); }
   template <class T>

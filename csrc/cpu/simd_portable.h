@@ -53,6 +53,7 @@ struct Portable {
   }
   static Vec load(const Float8E4M3* p, Whole) { return widened<8, 20, 0x7f>(load_bytes(p), 0x1p120f); }
   static Vec load(const Float8E5M2* p, Whole) { return widened<8, 21, 0x7c>(load_bytes(p), 0x1p112f); }
+  static Vec load(const Int8* p, Whole) { return __builtin_convertvector(load_bytes(p), Vec); }
 
   static void store(float* p, Vec x, Whole = {}) { __builtin_memcpy(p, &x, sizeof x); }
   template <class T>

@@ -22,6 +22,14 @@ struct Float8E4M3 {
 struct Float8E5M2 {
   uint8_t bits;
 };
+// Of the cache only, times the scale of its token and KV head.
+struct Int8 {
+  int8_t bits;
+};
+template <class Cached>
+constexpr bool has_token_scales = false;
+template <>
+inline constexpr bool has_token_scales<Int8> = true;
 
 constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kMaxRows = 32;  // query rows of a task, all heads together
@@ -33,6 +41,12 @@ struct TokenStrides {
 };
 struct PageStrides {
   int64_t page, token, head;
+};
+// Of an int8 cache.
+struct TokenScales {
+  const float* values;  // [tokens of the sequence, heads], from the first KV head on; if paged,
+                        // [num_pages, page_size, heads]
+  PageStrides strides;
 };
 
 // Spans over the same tokens of one or several neighbouring KV heads, each with `rows` query rows of its own.
@@ -59,6 +73,7 @@ struct SpanTask {
   int32_t tree_words;
   const float* k_scales;  // of the first KV head on, the n-th at n * k_scale_stride: factors of keys; or null
   int32_t k_scale_stride;
+  TokenScales k_token_scales, v_token_scales;
   float scale_log2;
 };
 
@@ -71,7 +86,7 @@ struct SoftmaxRows {
 // A worker's memory for one task.
 struct SpanScratch {
   float* q;       // [heads * rows, head_dim] Q as float32, times scale_log2 and the head's k_scale
-  float* scores;  // [rows, tile_tokens], then P
+  float* scores;  // [rows, tile_tokens], then P, of an int8 cache times the tokens' scales of V
 };
 
 // The numerical work, for one instruction set, element type of queries, and of the cache.
@@ -83,7 +98,7 @@ struct TileKernels {
 
 // TileKernels of one element type of queries and output, by that of the cache.
 struct CacheKernels {
-  TileKernels same, float8_e4m3, float8_e5m2;
+  TileKernels same, float8_e4m3, float8_e5m2, int8;
 };
 struct IsaKernels {
   CacheKernels float16, bfloat16, float32;

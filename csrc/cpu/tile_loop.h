@@ -5,6 +5,7 @@
 // tokens for O. Reads end with the last valid token, so what lies behind it does not matter.
 #pragma once
 
+#include "paged_tokens.h"
 #include "softmax_state.h"
 #include "vectors.h"
 
@@ -39,6 +40,7 @@ class TileLoop {
   static constexpr int32_t kLanes = Simd::kLanes;
   static constexpr int32_t kTokens = 4;  // Simd::store_sums adds up four vectors
   static constexpr int32_t kCacheLine = 64;
+  static constexpr bool kTokenScales = has_token_scales<Cached>;
 
   // Of the rows of a tile in a paged cache, in elements from the head's first row on.
   struct PageOffsets {
@@ -82,27 +84,16 @@ class TileLoop {
     return static_cast<const E*>(base) + offset;
   }
 
-  // As PageTable::clamped, which is none of a SIMD policy's functions (tile_kernels.h).
-  static int64_t page_of(const SpanTask& task, int32_t index) {
-    const auto page = static_cast<uint32_t>(task.pages[index]), last = static_cast<uint32_t>(task.num_pages - 1);
-    return page < last ? page : last;
-  }
-
   // The tile of the task from token `begin` of the span on. `offsets` is its memory if paged.
   template <bool paged>
   static TileRows find_rows(const SpanTask& task, int32_t begin, PageOffsets& offsets) {
     const int32_t tokens = smaller(task.tokens - begin, task.tile_tokens);
     if constexpr (paged) {
       const PageStrides k = task.k_strides, v = task.v_strides;
-      const int32_t first = task.first_token + begin;
-      int32_t index = first / task.page_size, in_page = first % task.page_size;
-      for (int32_t t = 0; t < tokens; ++index, in_page = 0) {
-        const int64_t page = page_of(task, index);
-        for (; t < tokens && in_page < task.page_size; ++t, ++in_page) {
-          offsets.k[t] = page * k.page + in_page * k.token;
-          offsets.v[t] = page * v.page + in_page * v.token;
-        }
-      }
+      for_paged_tokens<Simd>(task, begin, tokens, [&](int32_t t, int64_t page, int32_t in_page) {
+        offsets.k[t] = page * k.page + in_page * k.token;
+        offsets.v[t] = page * v.page + in_page * v.token;
+      });
     }
     return {&task, begin, tokens, &offsets};
   }
@@ -148,6 +139,10 @@ class TileLoop {
       const TileRows next_rows = find_rows_after<paged>(rows, offsets[parity]);
       for (int32_t head = 0; head < task_.heads; ++head) {
         const Tile<paged> tile = tile_at<paged>(rows, next_rows, head);
+        if constexpr (kTokenScales) {
+          load_scales<Simd, paged>(task_, task_.k_token_scales, rows.begin, rows.tokens, head, k_scales_);
+          load_scales<Simd, paged>(task_, task_.v_token_scales, rows.begin, rows.tokens, head, v_scales_);
+        }
         for_blocks<Simd::kScoreRows>(task_.rows, [&]<int32_t n>(int32_t row) { score<n>(tile, row); });
         float shrink[kMaxRows];
         for (int32_t r = 0; r < task_.rows; ++r) shrink[r] = softmax(rows, head, r);
@@ -254,9 +249,15 @@ class TileLoop {
     }
   }
 
-  // A row's scores become P; returns the factor by which the O of earlier tiles shrinks.
+  static void multiply(float* scores, const float* scales, int32_t tokens) {
+    for (int32_t t = 0; t < tokens; ++t) scores[t] *= scales[t];
+  }
+
+  // A row's scores become P, of an int8 cache times the scales of V; returns the factor by which the O of earlier tiles
+  // shrinks.
   float softmax(const TileRows& rows, int32_t head, int32_t row) {
     float* scores = scratch_.scores + row * task_.tile_tokens;  // [tile_tokens]
+    if constexpr (kTokenScales) multiply(scores, k_scales_, rows.tokens);
     adjust_scores(rows, head, row, scores);
     int32_t end = seen_tokens(rows, row);
     const int32_t left_behind = smaller(tokens_left_behind(rows, row), end);
@@ -275,6 +276,7 @@ class TileLoop {
       sum = sum + p;
     }
     state.l += Simd::sum_of_lanes(sum);
+    if constexpr (kTokenScales) multiply(scores, v_scales_, rows.tokens);
     return shrink;
   }
 
@@ -320,6 +322,8 @@ class TileLoop {
   const SpanTask* const next_;
   const SpanScratch& scratch_;
   RowState<Simd> state_[kMaxRows];
+  float k_scales_[kMaxTileTokens];  // [tokens] of the tile and the head at hand, with kTokenScales
+  float v_scales_[kMaxTileTokens];
 };
 
 }  // namespace leanattn::cpu

@@ -9,6 +9,7 @@ const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim, KernelKind
       &e4m3_bf16_d64,  &e4m3_bf16_d128,  &e4m3_f16_d64,      &e4m3_f16_d128,     &e5m2_bf16_d64,   &e5m2_bf16_d128,
       &e5m2_f16_d64,   &e5m2_f16_d128,   &general_bf16_d256, &general_f16_d256,  &e4m3_bf16_d256,  &e4m3_f16_d256,
       &e5m2_bf16_d256, &e5m2_f16_d256,   &wgmma_bf16_d64,    &wgmma_bf16_d128,   &wgmma_f16_d64,   &wgmma_f16_d128,
+      &int8_bf16_d64,  &int8_f16_d64,    &int8_bf16_d128,    &int8_f16_d128,     &int8_bf16_d256,  &int8_f16_d256,
   };
   for (const DecodeKernel* kernel : kKernels) {
     if (kernel->dtype == dtype && kernel->head_dim == head_dim && kernel->kind == kind) return kernel;

@@ -35,5 +35,11 @@ extern const DecodeKernel wgmma_bf16_d64;
 extern const DecodeKernel wgmma_bf16_d128;
 extern const DecodeKernel wgmma_f16_d64;
 extern const DecodeKernel wgmma_f16_d128;
+extern const DecodeKernel int8_bf16_d64;
+extern const DecodeKernel int8_f16_d64;
+extern const DecodeKernel int8_bf16_d128;
+extern const DecodeKernel int8_f16_d128;
+extern const DecodeKernel int8_bf16_d256;
+extern const DecodeKernel int8_f16_d256;
 
 }  // namespace leanattn

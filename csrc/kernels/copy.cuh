@@ -19,6 +19,11 @@ __device__ __forceinline__ void copy_or_zero(To* to, const From* from, bool exis
                                                                *reinterpret_cast<cute::uint128_t*>(to), exists);
 }
 
+// The same of one float. There is no such copy past L1.
+__device__ __forceinline__ void copy_float_or_zero(float* to, const float* from, bool exists) {
+  cute::SM80_CP_ASYNC_CACHEALWAYS_ZFILL<float>::copy(*from, *to, exists);
+}
+
 // All copies of this thread have landed.
 __device__ __forceinline__ void wait_for_copies() { cute::cp_async_wait<0>(); }
 

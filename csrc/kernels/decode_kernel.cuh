@@ -11,7 +11,7 @@ namespace leanattn {
 // Of the scores of a warp.
 template <typename Traits>
 __device__ __forceinline__ float scale_of(const DecodeParams& params, const SpanOrigin& origin, int32_t warp) {
-  if constexpr (Traits::kItemsize == 2) return params.scale_log2;
+  if constexpr (!Traits::kHeadScales) return params.scale_log2;
   return params.scale_log2 * params.k_scales[origin.kv_head + Traits::head_of_warp(warp)];
 }
 
@@ -26,10 +26,9 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // 2. Lean tile loop: each warp folds its tokens of every tile into its own (m, l, O).
     ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
     if (ring.smem.notes[stage.slot].flags & TileNote::kNothing) return;
-    SpanTask task;
     const SpanOrigin& origin = ring.smem.origins[span_slot.slot];  // stays valid until the end of the span
     loop.begin_span(ring.query(span_slot.slot, Traits::head_of_warp(warp)), scale_of<Traits>(params, origin, warp));
-    do {
+    while (true) {
       ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
       const TileNote note = ring.smem.notes[stage.slot];
       flags = note.flags;
@@ -39,17 +38,18 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
         const CausalRows causal{causal_tokens, params.group, note.first_row};
         const auto changes = ScoreChanges<Traits>::of(params, origin, warp, note.first_row, visible);
         const int ring_warp = Traits::ring_warp(warp);
-        loop.fold_tile(ring.keys(stage.slot, ring_warp), ring.value_columns(stage.slot, ring_warp), visible, causal,
-                       changes);
+        loop.fold_tile(ring.keys(stage.slot, ring_warp), ring.value_columns(stage.slot, ring_warp),
+                       ring.tile_scales(stage.slot), visible, causal, changes);
       }
-      if (flags & TileNote::kLast) {
-        // Also what orders the clearing of the partial and its writing.
-        ptx::mbarrier_wait(&ring.smem.task_there[span_slot.slot], span_slot.parity);
-        task = ring.smem.tasks[span_slot.slot];  // before the slot may be free
-      }
+      if (flags & TileNote::kLast) break;
       ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
       stage.advance(ring.num_stages);
-    } while (!(flags & TileNote::kLast));
+    }
+    // Also what orders the clearing of the partial and its writing.
+    ptx::mbarrier_wait(&ring.smem.task_there[span_slot.slot], span_slot.parity);
+    const SpanTask task = ring.smem.tasks[span_slot.slot];  // before the slot may be free
+    ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
+    stage.advance(ring.num_stages);
     span_slot.advance(ring.num_stages);
 
     // 4. Output, at once if nobody else has a part of this item; else

@@ -25,11 +25,14 @@ enum class KernelKind : int32_t {
   kGeneral,  // either, with ScoreOptions, and of any head_dim
   kE4M3,     // the same, of float8
   kE5M2,
+  kInt8,   // the same, of int8
   kWgmma,  // as kGeneral, for packed queries, up to a head_dim of 128; not on every GPU
 };
-constexpr bool is_float8(KernelKind kind) { return kind == KernelKind::kE4M3 || kind == KernelKind::kE5M2; }
+constexpr bool is_8_bit(KernelKind kind) {
+  return kind == KernelKind::kE4M3 || kind == KernelKind::kE5M2 || kind == KernelKind::kInt8;
+}
 // Has all that kPlain and kPaged have not.
-constexpr bool is_general(KernelKind kind) { return kind == KernelKind::kGeneral || is_float8(kind); }
+constexpr bool is_general(KernelKind kind) { return kind == KernelKind::kGeneral || is_8_bit(kind); }
 
 // One entry of the manifest (instantiations/manifest.cu).
 struct DecodeKernel {

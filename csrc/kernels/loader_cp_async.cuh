@@ -7,6 +7,7 @@
 
 #include "copy.cuh"
 #include "item_rows.cuh"
+#include "loader_scales.cuh"
 #include "tile_ring.cuh"
 
 namespace leanattn {
@@ -39,7 +40,7 @@ class CpAsyncLoader {
   __device__ __forceinline__ static bool writes_tasks() { return producer_thread() == 32; }
 
   __device__ __forceinline__ CpAsyncLoader(const DecodeParams& params, const TileRing<Traits>& ring)
-      : params_(params), ring_(ring) {}
+      : params_(params), ring_(ring), k_scales_(params.k_token_scales), v_scales_(params.v_token_scales) {}
 
   // At the span's first tile, which begins with `token`; `visible` tokens follow in the sequence.
   __device__ __forceinline__ void begin_span(const SpanOrigin& origin, int32_t token, int32_t visible) {
@@ -48,11 +49,13 @@ class CpAsyncLoader {
     if (paged()) {
       k_ = source(params_.k, params_.k_strides, 0, 0);
       v_ = source(params_.v, params_.v_strides, 0, 0);
+      begin_scales(0, 0);
       find_page(token, visible);
     } else {
       const int32_t lane_token = token + first_token() + row_of_lane();
       k_ = source(params_.k, params_.k_strides, seq_, lane_token);
       v_ = source(params_.v, params_.v_strides, seq_, lane_token);
+      begin_scales(seq_, token + first_token() + int(threadIdx.x) % 32);
     }
   }
 
@@ -65,6 +68,10 @@ class CpAsyncLoader {
         const int32_t page = params_.page_table.clamped(place_[i].page);
         k_lane_[i] = page * params_.k_strides.batch + place_[i].token * params_.k_strides.token;
         v_lane_[i] = page * params_.v_strides.batch + place_[i].token * params_.v_strides.token;
+        if constexpr (Traits::kTokenScales) {
+          k_scales_.locate(i, page, place_[i].token);
+          v_scales_.locate(i, page, place_[i].token);
+        }
       }
       if constexpr (kRowsAhead) {
 #pragma unroll
@@ -78,6 +85,11 @@ class CpAsyncLoader {
   }
   // Asks for it, and moves on. The caller then calls finish(): only with its arrivals can the stage be full.
   __device__ __forceinline__ void load(int stage, int32_t visible) {
+    if constexpr (Traits::kTokenScales) {
+      const auto to = ring_.tile_scales(stage);
+      k_scales_.load(to.keys(producer_warp()) + first_row(), visible - first_token(), paged());
+      v_scales_.load(to.values(producer_warp()) + first_row(), visible - first_token(), paged());
+    }
     if (!paged()) {
       load_rows(
           stage, visible, [&](int pass) { return k_ + pass * kRowsPerPass * params_.k_strides.token; },
@@ -138,6 +150,14 @@ class CpAsyncLoader {
            chunk_of_lane() * (16 / int(sizeof(Cached)));
   }
 
+  __device__ __forceinline__ void begin_scales(int32_t batch, int32_t token) {
+    if constexpr (Traits::kTokenScales) {
+      const int32_t kv_head = kv_head_ + Traits::head_of_warp(producer_warp());
+      k_scales_.begin_span(batch, kv_head, token);
+      v_scales_.begin_span(batch, kv_head, token);
+    }
+  }
+
   // What the lane that looked up the token of this lane's row has.
   __device__ __forceinline__ static int64_t of_row(const int64_t (&of_lane)[kTokensOfLane], int pass) {
     const int row = pass * kRowsPerPass;
@@ -193,6 +213,7 @@ class CpAsyncLoader {
   } place_[kTokensOfLane]{};
   int64_t k_lane_[kTokensOfLane]{}, v_lane_[kTokensOfLane]{};
   const Cached *k_rows_[kPasses], *v_rows_[kPasses];
+  ScaleLoader<Traits, kTokens> k_scales_, v_scales_;  // with kTokenScales
 };
 
 }  // namespace leanattn

@@ -4,7 +4,6 @@
 #include <cutlass/numeric_conversion.h>
 #include <math_constants.h>
 
-#include "float8.cuh"
 #include "item_rows.cuh"
 #include "plan.h"
 #include "softmax_state.cuh"
@@ -30,7 +29,7 @@ struct OutputRow {
       if (p.scores.sinks != nullptr) factor = add_sink(p.scores.sinks[row.head] * kLog2E, ml);
     }
     factor *= ml.y == 0.f ? 0.f : ptx::reciprocal_approx(ml.y);  // no visible weight: 0, not 0 / 0
-    if constexpr (Traits::kItemsize == 1) factor *= p.v_scales[row.head / p.group] / Float8<Traits>::kUnit;
+    if constexpr (Traits::kHeadScales) factor *= p.v_scales[row.head / p.group] / Traits::Cached::kUnit;
     if (p.lse != nullptr && column == 0) p.lse[p.lse_strides.offset(query, row)] = log_sum_exp(ml.x, ml.y);
     return {static_cast<Element*>(p.out) + p.out_strides.offset(query, row), factor};
   }

@@ -8,9 +8,10 @@
 
 namespace leanattn {
 
-enum class DType : int32_t { kFloat16, kBFloat16, kFloat32, kFloat8E4M3, kFloat8E5M2 };
+enum class DType : int32_t { kFloat16, kBFloat16, kFloat32, kFloat8E4M3, kFloat8E5M2, kInt8 };
 constexpr bool is_float8(DType dtype) { return dtype == DType::kFloat8E4M3 || dtype == DType::kFloat8E5M2; }
-constexpr int32_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : (is_float8(dtype) ? 1 : 2); }
+constexpr bool is_8_bit(DType dtype) { return is_float8(dtype) || dtype == DType::kInt8; }
+constexpr int32_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : (is_8_bit(dtype) ? 1 : 2); }
 
 // Strides in elements. The last dimension (head_dim) is contiguous.
 struct CacheStrides {
@@ -46,7 +47,7 @@ struct RowStrides {
   }
 };
 
-// Of a cache of few bits: what its elements of a KV head are multiplied with.
+// Of a float8 cache: what its elements of a KV head are multiplied with.
 struct HeadScales {
   const float* values;  // [1] or [num_kv_heads]; null: 1
   int32_t stride;       // from one head's to the next one's: 0 or 1
@@ -57,6 +58,11 @@ struct HeadScales {
   LEANATTN_HOST_DEVICE float operator[](int32_t kv_head) const {
     return values == nullptr ? 1.f : values[kv_head * stride];
   }
+};
+// Of an int8 cache: what its elements of a token and KV head are multiplied with.
+struct TokenScales {
+  const float* values;  // [batch, max_tokens, num_kv_heads]; if paged, [num_pages, page_size, num_kv_heads]
+  CacheStrides strides;
 };
 
 // Scratch memory of stage 3. Its owner guarantees that no other call in flight uses it.
@@ -126,7 +132,7 @@ struct DecodeParams {
   CacheStrides k_strides, v_strides;
 
   DType dtype;        // of q and out
-  DType cache_dtype;  // of k and v: the same, or float8
+  DType cache_dtype;  // of k and v: the same, or of 8 bits
   HeadScales k_scales, v_scales;
   // Packed queries: q, out are [tokens, num_kv_heads * group, head_dim], lse [num_kv_heads * group, tokens]. A block of
   // query tokens is then what is called a sequence here, batch the number of blocks, q_len the most tokens of one, and
@@ -163,6 +169,7 @@ struct DecodeParams {
   PageTable page_table;
   ScoreOptions scores;
   bool score_options;  // there are some
+  TokenScales k_token_scales, v_token_scales;
 
   LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
     const int32_t token = q_len == 1 ? 0 : row / group;

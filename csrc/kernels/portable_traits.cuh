@@ -7,15 +7,20 @@
 
 namespace leanattn {
 
+// What the cache of such a kernel holds.
+template <typename Element, KernelKind kKind>
+using CachedOf = std::conditional_t<kKind == KernelKind::kE4M3, E4M3,
+                                    std::conditional_t<kKind == KernelKind::kE5M2, E5M2,
+                                                       std::conditional_t<kKind == KernelKind::kInt8, Int8, Element>>>;
+
 template <typename Element, int kHeadDim, int kRows, int kHeads, KernelKind kKind>
-struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, is_float8(kKind) ? 1 : 2> {
-  using Base = TileTraits<Element, kHeadDim, kRows, kHeads, is_float8(kKind) ? 1 : 2>;
+struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, CachedOf<Element, kKind>> {
+  using Base = TileTraits<Element, kHeadDim, kRows, kHeads, CachedOf<Element, kKind>>;
   using Loader = CpAsyncLoader<PortableTraits>;
   using Loop = TileLoop<PortableTraits>;
   static constexpr bool kPaged = kKind != KernelKind::kPlain;
   static constexpr bool kGeneral = is_general(kKind);
   static constexpr bool kNeedsSm90a = false, kPackedOnly = false;
-  static constexpr bool kE4M3 = kKind == KernelKind::kE4M3;
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 
   // With more than three tiles in flight an SM, the memory system of an H200 only queues them, and serves the SMs less

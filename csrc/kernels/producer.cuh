@@ -102,6 +102,8 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     if (waiting &&
         (tiles.done() || in_flight == ring.num_stages || min(tiles.token + Traits::kTileTokens, tiles.end) > settled)) {
       ptx::grid_dependency_wait();
+      // Scales come through L1, where those of fresh tokens may stand as they were, beside others.
+      if constexpr (Traits::kTokenScales) __threadfence();
       waiting = false;
       SpanCursor spans = share.spans;
       for (int slot = 1; slot < begun; ++slot) {

@@ -47,6 +47,10 @@ struct ScoreChanges<Traits, true> {
   __device__ __forceinline__ int32_t rows() const {
     return min(params.block_rows, origin.block.tokens * params.group - first_row);
   }
+  // From memory, here and now.
+  __device__ __forceinline__ int32_t causal_tokens_here() const {
+    return *const_cast<const volatile int32_t*>(&origin.causal_tokens);
+  }
 
   // `scores(r, t)`: this lane's scores (log2 units) of the rows and tokens that `Loop` says.
   template <typename Loop, typename Scores>

@@ -4,9 +4,10 @@
 
 #include <cutlass/numeric_conversion.h>
 
-#include "float8.cuh"
+#include "cached_bytes.cuh"
 #include "score_changes.cuh"
 #include "softmax_state.cuh"
+#include "token_scales.cuh"
 #include "traits.cuh"
 
 namespace leanattn {
@@ -38,10 +39,19 @@ class TileLoop {
   __device__ __forceinline__ static int row(int lane, int r) { return r / 2 * 8 + lane % 4 * 2 + r % 2; }
   __device__ __forceinline__ static int place(int lane, int i) { return i / 2 * 16 + i % 2 * 8 + lane / 4; }
   __device__ __forceinline__ static int column(int lane, int i) {
-    return Traits::kItemsize == 1 ? Float8<Traits>::column(lane, i) : place(lane, i);
+    return Traits::kItemsize == 1 ? CachedBytes<Traits>::column(lane, i) : place(lane, i);
   }
 
   SoftmaxState<kThreadRows, 4, 32> state;
+
+  // Ends a span: m and l are those of the warp, and O is complete.
+  __device__ __forceinline__ void finish() {
+    state.finish();
+    if constexpr (Traits::kTokenScales) {
+      auto thread_output = output();
+      units_.finish(thread_output);
+    }
+  }
 
   __device__ __forceinline__ auto output() {  // (r, c)
     return cute::make_tensor(output_.data(), ThreadRowsLayout<kColumnAtoms>{});
@@ -50,13 +60,16 @@ class TileLoop {
   // `query`: [rows, head_dim] in shared memory, QueryLayout. It stays valid until the end of the span.
   __device__ __forceinline__ void begin_span(const Element* query, float scale_log2) {
     state.clear();
+    if constexpr (Traits::kTokenScales) units_.clear();
     cute::clear(output_);
     query_memory_ = query;
     scale_ = scale_log2;
     if constexpr (Traits::kItemsize == 1) {
       static_assert(Traits::kQueryInRegisters);
-      scale_ /= Float8<Traits>::kUnit;
-      Float8<Traits>::load_query(query, query_, row_scales_);
+      scale_ /= Traits::Cached::kUnit;
+      float row_scales[kThreadRows];
+      CachedBytes<Traits>::load_query(query, query_, row_scales);
+      if constexpr (CachedBytes<Traits>::kScaledRows) row_powers_.pack(row_scales);
     } else if constexpr (Traits::kQueryInRegisters) {
       using namespace cute;
       auto copier = query_copier();
@@ -67,22 +80,26 @@ class TileLoop {
 
   // Folds in this warp's tokens of a tile; `visible`, at least one, belong to the sequence from the first of them on.
   // `keys`: [kWarpTokens, units], KvLayout. `values`: this warp's columns of V, [kWarpTokens, units], ValueLayout.
-  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, int visible,
-                                            const CausalRows& causal, const ScoreChanges<Traits>& changes) {
+  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values,
+                                            const TileScales<Traits>& scales, int visible, CausalRows causal,
+                                            const ScoreChanges<Traits>& changes) {
     using namespace cute;
     auto scores = multiply_key_query(keys);
 #pragma unroll
     for (int i = 0; i < size(scores); ++i) scores(i) *= scale_;
 
     auto thread_scores = make_tensor(scores.data(), ThreadRowsLayout<kTokenAtoms>{});
-    if constexpr (Float8<Traits>::kScaledRows && Traits::kItemsize == 1) {
+    if constexpr (CachedBytes<Traits>::kScaledRows && Traits::kItemsize == 1) {
 #pragma unroll
       for (int r = 0; r < kThreadRows; ++r) {
 #pragma unroll
-        for (int t = 0; t < size<1>(thread_scores); ++t) thread_scores(r, t) *= row_scales_[r];
+        for (int t = 0; t < size<1>(thread_scores); ++t) thread_scores(r, t) *= row_powers_[r];
       }
     }
+    if constexpr (Traits::kTokenScales) scale_scores<TileLoop>(scales, thread_scores);
     changes.template apply<TileLoop>(thread_scores);
+    // Read again: until here it would have had a register.
+    if constexpr (Traits::kGeneral) causal.tokens = changes.causal_tokens_here();
     if (visible - causal.tokens < Traits::kWarpTokens) {
       const int lane = int(threadIdx.x) % 32;
       int seen[kThreadRows];
@@ -101,6 +118,7 @@ class TileLoop {
     }
     auto thread_output = output();
     state.fold(thread_scores, thread_output);
+    if constexpr (Traits::kTokenScales) units_.template scale_weights<TileLoop>(scales, thread_scores, thread_output);
     multiply_value_weight(values, scores);
   }
 
@@ -135,7 +153,7 @@ class TileLoop {
 #pragma unroll
       for (int k = 0; k < kDepthAtoms; k += 2) {
 #pragma unroll
-        for (int m = 0; m < kTokenAtoms; ++m) Float8<Traits>::load_keys(keys_memory, m, k / 2, steps(_, m, _));
+        for (int m = 0; m < kTokenAtoms; ++m) CachedBytes<Traits>::load_keys(keys_memory, m, k / 2, steps(_, m, _));
         multiply(k, steps(_, _, 0));
         multiply(k + 1, steps(_, _, 1));
       }
@@ -190,7 +208,7 @@ class TileLoop {
       for (int k = 0; k < kTokenAtoms; ++k) {
 #pragma unroll
         for (int m = 0; m < kColumnAtoms; m += 2) {
-          Float8<Traits>::load_values(values_memory, m / 2, k, step);
+          CachedBytes<Traits>::load_values(values_memory, m / 2, k, step);
           multiply(m, k, step(_, 0));
           multiply(m + 1, k, step(_, 1));
         }
@@ -254,8 +272,9 @@ class TileLoop {
   OutputFragment output_;  // (MMA, head_dim / 16, rows / 8)
   QueryFragment query_;    // (MMA, rows / 8, head_dim / 16); unused, and no register, if Q stays in shared memory
   const Element* query_memory_ = nullptr;
-  float scale_;                    // of scores, to log2 units
-  float row_scales_[kThreadRows];  // of a float8 cache
+  float scale_;                           // of scores, to log2 units
+  PackedPowers<kThreadRows> row_powers_;  // of a cache of 8 bits: factors of scores
+  ValueUnits<kThreadRows> units_;
 };
 
 }  // namespace leanattn

@@ -12,6 +12,7 @@
 
 #include "ptx.cuh"
 #include "schedule.h"
+#include "token_scales.cuh"
 #include "traits.cuh"
 
 namespace leanattn {
@@ -38,12 +39,14 @@ struct TileRing {
   int num_stages;
   Element* tiles;    // [stage, token warp, K|V, kWarpTokens, units]
   Element* queries;  // [slot, head, row, head_dim], QueryLayout
+  float* scales;     // [stage, token warp, K|V, kWarpTokens], with kTokenScales
 
   __device__ __forceinline__ TileRing(unsigned char* memory, int stages)
       : smem(*reinterpret_cast<SharedMemory*>(memory + stages * Traits::kStageBytes)),
         num_stages(stages),
         tiles(reinterpret_cast<Element*>(memory)),
-        queries(tiles + stages * Traits::kStageElements) {}
+        queries(tiles + stages * Traits::kStageElements),
+        scales(reinterpret_cast<float*>(queries + stages * Traits::kQueryElements)) {}
 
   // One thread calls it, before a barrier of the CTA.
   __device__ __forceinline__ void init_barriers(int full_arrivals) const {
@@ -68,6 +71,7 @@ struct TileRing {
     constexpr int kColumnElements = Traits::kWarpElements / Traits::kColumnWarps;
     return values(stage, warp) + warp % Traits::kColumnWarps * kColumnElements;
   }
+  __device__ __forceinline__ TileScales<Traits> tile_scales(int stage) const { return {scales, stage}; }
   __device__ __forceinline__ Element* query(int slot, int head) const {
     return queries + slot * Traits::kQueryElements + head * (Traits::kQueryElements / Traits::kHeads);
   }

@@ -7,6 +7,7 @@
 
 #include "item_rows.cuh"
 #include "tile_table.h"
+#include "widen.cuh"
 
 namespace leanattn {
 
@@ -79,10 +80,13 @@ struct SharedMemorySize {
 // accumulator registers of the other way round.
 //
 // K and V are in shared memory as the cache has them, in units of 16 bits: an element, or two of 8 bits.
-template <typename Element_, int kHeadDim_, int kRows_, int kHeads_, int kItemsize_>
+template <typename Element_, int kHeadDim_, int kRows_, int kHeads_, typename Cached_>
 struct TileTraits {
-  using Element = Element_;                     // of Q and out: cutlass::half_t or cutlass::bfloat16_t
-  static constexpr int kItemsize = kItemsize_;  // bytes of an element of the cache: 2, or 1 (float8.cuh)
+  using Element = Element_;  // of Q and out: cutlass::half_t or cutlass::bfloat16_t
+  using Cached = Cached_;    // of the cache: the same, or one of 8 bits (widen.cuh)
+  static constexpr int kItemsize = std::is_same_v<Cached, Element> ? 2 : 1;
+  // What its elements are multiplied with is of a KV head, or of a token and a head (token_scales.cuh).
+  static constexpr bool kTokenScales = std::is_same_v<Cached, Int8>, kHeadScales = kItemsize == 1 && !kTokenScales;
   using Operand = std::conditional_t<kItemsize == 1, cutlass::half_t, Element>;  // of the MMA
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kRows = kRows_;    // query rows of a KV head in an item, padded: 8, 16 or 32
@@ -144,16 +148,21 @@ struct TileTraits {
   static constexpr int kStageElements =
       2 * kHeads * kTokenWarps * kWarpElements;                         // [token warp, K|V, kWarpTokens, kUnits]
   static constexpr int kQueryElements = kHeads * kRows * kQueryStride;  // [head, row]
-  static constexpr int kStageBytes = (kStageElements + kQueryElements) * int(sizeof(Element));
+  static constexpr int kStageScales = kTokenScales ? 2 * kHeads * kTileTokens : 0;  // [token warp, K|V, kWarpTokens]
+  static constexpr int kStageBytes =
+      (kStageElements + kQueryElements) * int(sizeof(Element)) + kStageScales * int(sizeof(float));
 
-  // Everything but the ring, [stage, token warp, K|V, kWarpTokens, kUnits], and its queries, [stage, head, row,
-  // kQueryStride], which come first.
+  // Everything but the ring, [stage, token warp, K|V, kWarpTokens, kUnits], its queries, [stage, head, row,
+  // kQueryStride], and its scales, [stage, token warp, K|V, kWarpTokens], which come first.
   struct SharedMemory : RingMemory {
     // The warps' O are summed through shared memory, eight rows of every warp at a time: all rows at once would cost a
     // stage of the ring. With four floats beside its columns a warp's stores of its accumulators hit every bank once,
-    // of float8 twice.
+    // of 8 bits twice.
     static constexpr int kMergeRows = 8;
-    static constexpr int kMergeStride = kWarpColumns + 4;
+    // ... and half of the columns, where all, beside scales and the queries of several heads, would take what the least
+    // GPU has for its second stage.
+    static constexpr int kMergeColumns = kTokenScales && kHeads > 1 ? kWarpColumns / 2 : kWarpColumns;
+    static constexpr int kMergeStride = kMergeColumns + 4;
 
     alignas(16) float merge[kWarps][kMergeRows][kMergeStride];
     float2 warp_ml[kWarps][kMergeRows];  // m (log2 units) and l of every warp

@@ -44,41 +44,49 @@ template <typename Traits, typename ResultRowOf>
 __device__ __forceinline__ void merge_warps(TileLoop<Traits>& loop, typename Traits::SharedMemory& smem, int rows,
                                             const DecodeParams& params, const ResultRowOf& result_row) {
   using Loop = TileLoop<Traits>;
-  constexpr int kRowQuads = Traits::kHeadDim / 4, kMergeRows = Traits::SharedMemory::kMergeRows;
+  constexpr int kMergeRows = Traits::SharedMemory::kMergeRows, kMergeColumns = Traits::SharedMemory::kMergeColumns;
+  constexpr int kParts = Traits::kWarpColumns / kMergeColumns, kPartColumns = Loop::kThreadColumns / kParts;
+  static_assert(kParts == 1 || Traits::kColumnWarps == 1);
+  constexpr int kRowQuads = Traits::kHeadDim / kParts / 4;
   constexpr int kHeadThreads = 32 * Traits::kHeadWarps;
   const int thread = ptx::thread_index_here(), warp = thread / 32, lane = thread % 32;
   const int head = Traits::head_of_warp(warp), first_warp = head * Traits::kHeadWarps;
-  loop.state.finish();
+  loop.finish();
   auto output = loop.output();
 #pragma unroll
   for (int first_row = 0; first_row < Traits::kRows; first_row += kMergeRows) {
-    if (first_row >= rows) break;              // the padding of a small group
-    head_barrier<Traits>(head);                // nobody reads what was there before
-    constexpr int kPassRows = kMergeRows / 4;  // of a thread
+    if (first_row >= rows) break;  // the padding of a small group
 #pragma unroll
-    for (int i = 0; i < kPassRows; ++i) {
-      const int r = first_row / 4 + i;
-      const int row = Loop::row(lane, r) - first_row;
-      if (lane < 4) smem.warp_ml[warp][row] = {loop.state.m[r], loop.state.l[r]};
+    for (int part = 0; part < kParts; ++part) {
+      head_barrier<Traits>(head);                // nobody reads what was there before
+      constexpr int kPassRows = kMergeRows / 4;  // of a thread
 #pragma unroll
-      for (int c = 0; c < Loop::kThreadColumns; ++c) smem.merge[warp][row][Loop::column(lane, c)] = output(r, c);
-    }
-    head_barrier<Traits>(head);
-    const int count = min(kMergeRows, rows - first_row);
-#pragma unroll 1
-    for (int i = thread % kHeadThreads; i < count * kRowQuads; i += kHeadThreads) {
-      const int row = i / kRowQuads, column = i % kRowQuads * 4;
-      const auto warps = WarpFactors<Traits>::of(smem, first_warp, row);
-      float4 sum{};
+      for (int i = 0; i < kPassRows; ++i) {
+        const int r = first_row / 4 + i;
+        const int row = Loop::row(lane, r) - first_row;
+        if (lane < 4) smem.warp_ml[warp][row] = {loop.state.m[r], loop.state.l[r]};
 #pragma unroll
-      for (int w = 0; w < Traits::kTokenWarps; ++w) {
-        const int part_warp = first_warp + w * Traits::kColumnWarps + column / Traits::kWarpColumns;
-        const float4 part =
-            *reinterpret_cast<const float4*>(&smem.merge[part_warp][row][column % Traits::kWarpColumns]);
-        sum = {sum.x + part.x * warps.factor[w], sum.y + part.y * warps.factor[w], sum.z + part.z * warps.factor[w],
-               sum.w + part.w * warps.factor[w]};
+        for (int c = 0; c < kPartColumns; ++c) {
+          smem.merge[warp][row][Loop::column(lane, c)] = output(r, part * kPartColumns + c);
+        }
       }
-      result_row(head * rows + first_row + row, column, warps.ml).store(params, column, sum);
+      head_barrier<Traits>(head);
+      const int count = min(kMergeRows, rows - first_row);
+#pragma unroll 1
+      for (int i = thread % kHeadThreads; i < count * kRowQuads; i += kHeadThreads) {
+        const int row = i / kRowQuads, column = i % kRowQuads * 4;
+        const auto warps = WarpFactors<Traits>::of(smem, first_warp, row);
+        float4 sum{};
+#pragma unroll
+        for (int w = 0; w < Traits::kTokenWarps; ++w) {
+          const int from_warp = first_warp + w * Traits::kColumnWarps + column / kMergeColumns;
+          const float4 from = *reinterpret_cast<const float4*>(&smem.merge[from_warp][row][column % kMergeColumns]);
+          sum = {sum.x + from.x * warps.factor[w], sum.y + from.y * warps.factor[w], sum.z + from.z * warps.factor[w],
+                 sum.w + from.w * warps.factor[w]};
+        }
+        const int in_head = part * kMergeColumns + column;
+        result_row(head * rows + first_row + row, in_head, warps.ml).store(params, in_head, sum);
+      }
     }
   }
 }

@@ -12,6 +12,7 @@
 
 #include "score_changes.cuh"
 #include "softmax_state.cuh"
+#include "token_scales.cuh"
 #include "traits.cuh"
 
 namespace leanattn {
@@ -56,8 +57,9 @@ class WgmmaLoop {
 
   // Folds in a tile; `visible`, at least one, of its tokens belong to the sequence. `keys`, `values`: [kTokens,
   // head_dim], MmaKeyLayout.
-  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, int visible,
-                                            const CausalRows& causal, const ScoreChanges<Traits>& changes) {
+  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, const TileScales<Traits>&,
+                                            int visible, const CausalRows& causal,
+                                            const ScoreChanges<Traits>& changes) {
     using namespace cute;
     if (changes.rows() <= warpgroup() * kGroupRows) return;  // none for this warpgroup
     // What cp.async wrote is to be read by wgmma, which goes past the path of other loads.

@@ -13,6 +13,7 @@ struct WgmmaTraits {
   using Loader = CpAsyncLoader<WgmmaTraits>;
   using Loop = WgmmaLoop<WgmmaTraits>;
   static constexpr int kItemsize = 2;  // bytes of an element of the cache
+  static constexpr bool kTokenScales = false, kHeadScales = false;
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kRows = tile_table::kRowsWgmma, kHeads = 1;
   static constexpr bool kPaged = true, kGeneral = true, kNeedsSm90a = true, kPackedOnly = true;
@@ -52,6 +53,7 @@ struct WgmmaTraits {
   static constexpr int kWarpElements = kTileTokens * kUnits;  // K, or V, of a tile
   static constexpr int kStageElements = 2 * kWarpElements;    // [K|V, kTileTokens, kUnits]
   static constexpr int kQueryElements = kRows * kHeadDim;     // [row]
+  static constexpr int kStageScales = 0;
   static constexpr int kStageBytes = (kStageElements + kQueryElements) * int(sizeof(Element));
   using SharedMemory = RingMemory;
 

@@ -1,4 +1,4 @@
-"""The benchmark of options and float8 caches, as far as it needs no GPU."""
+"""The benchmark of options and caches of 8 bits, as far as it needs no GPU."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def test_options_leave_the_result_as_it_is() -> None:
     assert features.time_with(bench, {"softcap": 0.01}) is None, "a result that is another is no time"
 
 
+def test_int8_is_what_the_case_holds() -> None:
+    case = features.in_int8_steps(Case.random(SHAPE, torch.bfloat16, "cpu", copies=2))
+    assert features.time_int8(ShapeBench(case, method.TOLERANCE["bf16"], checked)) is not None
+
+
 def test_a_window_shows_the_shorter_cache() -> None:
     case = Case.random(SHAPE, torch.bfloat16, "cpu", copies=1)
     out = leanattn.decode(case.q, case.k[0], case.v[0], case.seqlens, window_size=(47, -1))
@@ -47,7 +52,9 @@ def test_the_table_names_what_is_missing() -> None:
         "commit": "0123456789",
         "date": "2026-01-01",
         "environment": {"gpu": "a GPU", "torch": "2.13.0"},
-        "shapes": [{"name": "ragged", "us": us, "float8": {"us": 6.0, "read_limit": 5.0}}],
+        "shapes": [
+            {"name": "ragged", "us": us, "float8": {"us": 6.0, "read_limit": 5.0}, "int8": {"us": 8.0}}
+        ],
     }
     last = features.command().render(document, markdown=True).splitlines()[-1]
     cells = [cell.strip() for cell in last.split("|")[1:-1]]
@@ -64,4 +71,6 @@ def test_the_table_names_what_is_missing() -> None:
         "5.00",
         "7.10",
         "1.667",
+        "8.00",
+        "1.250",
     ]

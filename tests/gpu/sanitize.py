@@ -24,10 +24,11 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from append_cases import check_append, make_append  # noqa: E402
 from decode_cases import Inputs, Reference, plan_of  # noqa: E402
 from float8_contract import in_float8  # noqa: E402
+from int8_cases import in_int8  # noqa: E402
 from paged_cases import make_whole_pages, paged  # noqa: E402
 
 import leanattn  # noqa: E402
-from leanattn.support import FLOAT8  # noqa: E402
+from leanattn.support import EIGHT_BITS, FLOAT8  # noqa: E402
 
 # Empty and one-token sequences, both sides of a tile's border, and one long enough to be cut by many workers.
 LENGTHS = (0, 1, 63, 64, 65, 129, 700)
@@ -67,8 +68,15 @@ def check_calls(inputs: Inputs, workers: int) -> int:
     return 3
 
 
+def in_cache_of(dtype: torch.dtype | None, inputs: Inputs) -> Inputs:
+    """Of the dtype of q if None."""
+    if dtype is None:
+        return inputs
+    return in_int8(inputs) if dtype == torch.int8 else in_float8(inputs, dtype, inputs.k_cache.shape[2])
+
+
 def check_general_calls(inputs: Inputs, workers: int) -> int:
-    """With options, of both kinds of cache, and of float8. Returns how many."""
+    """With options, of both kinds of cache, and of 8 bits. Returns how many."""
     num_q_heads = inputs.q.shape[-2]
     inputs.options = {
         "window_size": (90, -1),
@@ -78,11 +86,12 @@ def check_general_calls(inputs: Inputs, workers: int) -> int:
         "cache_leftpad": torch.arange(len(inputs.cache_seqlens), dtype=torch.int32),
     }
     calls = 0
-    for kind in (inputs, *(in_float8(inputs, dtype, inputs.k_cache.shape[2]) for dtype in FLOAT8)):
-        reference, (pages, block_table) = Reference(kind), paged(inputs, PAGE_SIZE)
-        pages = pages if kind is inputs else in_float8(pages, kind.k_cache.dtype, inputs.k_cache.shape[2])
-        for call, table in ((kind, None), (pages, block_table.cuda())):
-            there = {n: v.cuda() if isinstance(v, torch.Tensor) else v for n, v in kind.options.items()}
+    pages, block_table = paged(inputs, PAGE_SIZE)
+    for dtype in (None, *EIGHT_BITS):
+        kind = in_cache_of(dtype, inputs)
+        reference = Reference(kind)
+        for call, table in ((kind, None), (in_cache_of(dtype, pages), block_table.cuda())):
+            there = {n: v.cuda() if isinstance(v, torch.Tensor) else v for n, v in call.options.items()}
             left, right = there.pop("window_size")
             out, lse = torch.ops.leanattn.decode_lse(
                 *on_gpu(call).tensors(),

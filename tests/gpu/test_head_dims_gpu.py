@@ -73,5 +73,5 @@ def test_refusals(gpu: torch.device) -> None:
     )
     with pytest.raises(NotImplementedError, match="q: head_dim 40, expected a multiple of 16 with a cache"):
         leanattn.decode(*eighth.tensors())
-    with pytest.raises(ValueError, match="q: head_dim 40, expected a multiple of 16 with a float8 cache"):
+    with pytest.raises(ValueError, match="q: head_dim 40, expected a multiple of 16 with a cache of 8 bits"):
         torch.ops.leanattn.decode(*eighth.tensors())

@@ -1,4 +1,4 @@
-// A cache of 8-bit floats: K and V go from shared memory to the MMA through float16, which holds all of their numbers.
+// A cache of 8 bits: K and V go from shared memory to the MMA through float16 (widen.cuh).
 //
 // What ldmatrix gives a lane, as four bytes that follow each other, are of K four columns of a token, and of V
 // (transposed) two columns of each of two tokens. The operand of the MMA wants two tokens, so the even bytes make one
@@ -6,43 +6,15 @@
 // as long as Q is permuted alike (load_query); for V it is the columns of O that lie elsewhere (column).
 #pragma once
 
-#include <cuda_fp16.h>
-
-#include "ptx.cuh"
 #include "traits.cuh"
+#include "widen.cuh"
 
 namespace leanattn {
 
-// Pairs of float16.
-struct WidenedBytes {
-  uint32_t even, odd;
-};
-
-// E4M3 times this is what widen() makes of it: below sm_89 there is no instruction for it, and its bits moved by one
-// are a float16 2^-8 times as large. There NaN becomes 480.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
-constexpr float kE4M3Unit = 0x1p-8f;
-#else
-constexpr float kE4M3Unit = 1;
-#endif
-
-template <bool kE4M3>
-__device__ __forceinline__ WidenedBytes widen(uint32_t bytes) {
-  if constexpr (!kE4M3) return {__byte_perm(bytes, 0, 0x2404), bytes & 0xFF00FF00};  // the upper half of a float16
-#if __CUDA_ARCH__ >= 890
-  return {ptx::float16_of_e4m3<0>(__byte_perm(bytes, 0, 0x3120)),
-          ptx::float16_of_e4m3<1>(__byte_perm(bytes, 0, 0x3120))};
-#else
-  const auto moved = [](uint32_t upper) { return ((upper >> 1) & 0x3F803F80) | (upper & 0x80008000); };
-  return {moved(bytes << 8), moved(bytes)};
-#endif
-}
-
 template <typename Traits>
-struct Float8 {
+struct CachedBytes {
   using Element = typename Traits::Element;
-  static constexpr bool kE4M3 = Traits::kE4M3;
-  static constexpr float kUnit = kE4M3 ? kE4M3Unit : 1;
+  using Cached = typename Traits::Cached;
 
   // Column of O of this lane's i.
   __device__ __forceinline__ static int column(int lane, int i) { return i / 2 * 16 + lane / 4 * 2 + i % 2; }
@@ -98,7 +70,7 @@ struct Float8 {
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {  // of the tokens
-        const auto [even, odd] = widen<kE4M3>(bytes[2 * i + half]);
+        const auto [even, odd] = Cached::widen(bytes[2 * i + half]);
         words(half * kNextTokens, i) = even;
         words(half * kNextTokens + kOdd, i) = odd;
       }
