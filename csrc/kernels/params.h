@@ -138,6 +138,8 @@ struct DecodeParams {
   PageTable page_table;
   ScoreOptions scores;
   bool score_options;  // there are some
+  bool batch_invariant;
+  FixedPieces fixed_pieces;  // of a batch-invariant call; else none
 
   LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
     const int32_t token = q_len == 1 ? 0 : row / group;
@@ -153,7 +155,7 @@ struct DecodeParams {
   }
   // The line of the items that the first members of all teams have.
   LEANATTN_HOST_DEVICE TileLine line() const {
-    return {seqlens, batch, items_per_team, tile_tokens, seen_tokens, item_cost, max_tokens, scores.leftpad};
+    return {seqlens, batch, items_per_team, tile_tokens, seen_tokens, item_cost, max_tokens, scores.leftpad, fixed_pieces};
   }
 };
 

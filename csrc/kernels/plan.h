@@ -12,15 +12,21 @@ namespace leanattn {
 
 // What the plan was made for, and where the items are cut.
 struct alignas(16) PlanHeader {
-  int32_t batch, items_per_seq, tile_tokens, item_cost, max_tokens, workers;
+  int32_t batch, items_per_seq, tile_tokens, item_kind, max_tokens, workers;
   Cuts cuts;
 
+  // What an item costs, and where it may be cut. One number, so that a call that is not batch-invariant compares no more
+  // than the costs.
+  LEANATTN_HOST_DEVICE static int32_t kind_of(const TileLine& line) {
+    constexpr int32_t kCostBits = 20;
+    return line.item_cost + (line.fixed_pieces.most << kCostBits);
+  }
   LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Cuts& cuts) {
-    return {line.batch, line.items_per_seq, line.tile_tokens, line.item_cost, line.max_tokens, workers, cuts};
+    return {line.batch, line.items_per_seq, line.tile_tokens, kind_of(line), line.max_tokens, workers, cuts};
   }
   LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t of_workers) const {
     return batch == line.batch && items_per_seq == line.items_per_seq && tile_tokens == line.tile_tokens &&
-           item_cost == line.item_cost && max_tokens == line.max_tokens && workers == of_workers;
+           item_kind == kind_of(line) && max_tokens == line.max_tokens && workers == of_workers;
   }
 };
 

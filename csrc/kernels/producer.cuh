@@ -69,6 +69,16 @@ __device__ __forceinline__ void load_first_query(const DecodeParams& params, con
   compute_barrier<Traits>();
 }
 
+// What is to be done with the current span. Of a batch-invariant call, `pieces` is where the rest of that is written.
+template <typename Traits>
+__device__ __forceinline__ SpanTask task_of(const DecodeParams& params, CutPieces& pieces, const Cuts& cuts,
+                                            const TileCursor<Traits>& tiles, const ItemRows& rows) {
+  const bool ends_share = tiles.spans.last();
+  if (!has_pieces<Traits>(params)) return SpanTask::of(params, cuts, tiles.span, rows, ends_share);
+  pieces = CutPieces::of(tiles.spans.line, cuts.shares, params.teams, team_here(), tiles.span);
+  return SpanTask::of_piece(pieces, tiles.span, rows, ends_share);
+}
+
 template <typename Traits>
 __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
   using Loader = typename Traits::Loader;
@@ -146,7 +156,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     if (tiles.last()) {
       // Not before the last tile: it would hold up the loads of the first ones.
       if (Loader::writes_tasks()) {
-        const auto task = SpanTask::of(params, share.cuts, tiles.span, rows, tiles.spans.last());
+        const auto task = task_of<Traits>(params, ring.smem.pieces[span_slot.slot], share.cuts, tiles, rows);
         ring.smem.tasks[span_slot.slot] = task;
         if (task.whole_item) ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
       }

@@ -22,10 +22,10 @@ __device__ __forceinline__ void compute_barrier() {
 }
 
 // The merges that fall to this worker after its span, one at least. What ends in the host block of the item with
-// 4. its output.
+// 4. its output. `pieces`: of a batch-invariant call.
 template <typename Traits>
-__device__ __forceinline__ void reduce_partials(const DecodeParams& p, const SpanTask& task, const Merges& merges,
-                                                const Staging& staging) {
+__device__ __forceinline__ void reduce_partials(const DecodeParams& p, const SpanTask& task, const CutPieces& pieces,
+                                                const Merges& merges, const Staging& staging) {
   using List = PartialList<Traits>;
   const CutItem& cut = task.cut;
   const MergeGroups& groups = task.groups;
@@ -33,10 +33,10 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
 #pragma unroll 1
   for (bool top = !merges.of_group;; top = true) {
     const bool of_groups = top && groups.count > 1;
-    const List list =
-        of_groups ? List::of_groups(p, cut, groups) : List::of(p, cut, task.group * groups.size, task.members);
+    List list = of_groups ? List::of_groups(p, cut, groups) : List::of(p, cut, task.group * groups.size, task.members);
+    if (has_pieces<Traits>(p)) list = List::of_pieces(p, pieces);
     debug_delay(p.debug, worker_here(p), 4 * task.rows.seq + 2 + of_groups);
-    compute_barrier<Traits>();  // nobody reads what was in the ring
+    compute_barrier<Traits>();  // nobody reads what was in the ring, and what all have written is there
     merge_partials<Traits>(list, staging, task.rows.count, [&](int row, int column, float4 o, float2 ml) {
       if (top) {
         store_output<Traits>(p, task.rows.seq, task.rows.query_row(p, row), column, o, ml);

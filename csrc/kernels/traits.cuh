@@ -119,9 +119,13 @@ struct TileTraits {
     Merges merges[2];
     // With score options or scales: what the item of each slot is of.
     SpanOrigin origins[kMaxStages];
+    // Of a batch-invariant call.
+    CutPieces pieces[kMaxStages];
   };
   static constexpr int kFixedBytes = sizeof(SharedMemory);
   static_assert(kStageBytes % alignof(SharedMemory) == 0);
+  // So no piece but an item's last fits into the ring, and no more than two partials wait to be announced (producer.cuh).
+  static_assert(FixedPieces::kLeastTiles > kMaxStages);
 
   static constexpr int kMinStages = 2;  // the least that overlaps a load with work
   static constexpr int shared_memory_bytes(int num_stages) { return kFixedBytes + num_stages * kStageBytes; }
@@ -131,11 +135,20 @@ struct TileTraits {
   }
 };
 
+// Whether a call is batch-invariant, as far as its kernel can know of it.
+template <typename Traits>
+__device__ __forceinline__ bool has_pieces(const DecodeParams& params) {
+  return Traits::kGeneral && params.fixed_pieces.any();
+}
+
 // The line of a call, as far as its kernel knows of it.
 template <typename Traits>
 __device__ __forceinline__ TileLine line_of(const DecodeParams& params) {
   TileLine line = params.line();
-  if constexpr (!Traits::kGeneral) line.leftpad = nullptr;
+  if constexpr (!Traits::kGeneral) {
+    line.leftpad = nullptr;
+    line.fixed_pieces = {};
+  }
   return line;
 }
 

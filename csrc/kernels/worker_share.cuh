@@ -151,6 +151,20 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line,
   return {Cuts::of_line(cut), warp_line.spans_at(uniform, {seq, begin - seq * seq_units}, begin, units)};
 }
 
+// The share of a worker of a batch-invariant call. As Cuts::of_fixed_pieces() and moved_cut() of cuts.h.
+__device__ __forceinline__ WorkerShare locate_fixed_pieces(const TileLine& line, int32_t workers, int32_t worker) {
+  const auto warp_line = LineOfWarp<false>::of(line);
+  const auto cuts = Cuts::of_fixed_pieces(line, warp_line.total_units, workers);
+  const auto moved = [&](int32_t at) {
+    if (at == warp_line.total_units) return at;
+    const SequencePlace place = warp_line.find(at);
+    const int32_t tiles = line.item_tiles(place.seq), offset = place.offset % (tiles + line.item_cost);
+    return at - offset + moved_to_border(line, tiles, offset);
+  };
+  const int32_t begin = moved(cuts.shares.begin(worker)), end = moved(cuts.shares.begin(worker + 1));
+  return {cuts, warp_line.spans(begin, end - begin)};
+}
+
 // The share of a worker: from the plan, or found here and now.
 template <typename Traits>
 __device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, int32_t worker) {
@@ -161,6 +175,9 @@ __device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, 
     const auto share = load_now(&plan.share(worker));  // together with the header
     const PlanHeader header = plan.header();
     if (header.fits(line, params.teams)) return {header.cuts, share.on(plan.on_its_lengths(line))};
+  }
+  if constexpr (Traits::kGeneral) {
+    if (line.fixed_pieces.any()) return locate_fixed_pieces(line, params.teams, worker);
   }
   if (params.debug.fixed_splits == 0) {
     return line.batch <= 32 ? locate_worker_share<true>(line, params.teams, worker)
