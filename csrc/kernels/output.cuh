@@ -45,7 +45,7 @@ __device__ __forceinline__ void store_output(const DecodeParams& p, int32_t seq,
 // Empty sequences are on no worker's share of the line; each worker serves every workers-th sequence.
 template <typename Traits>
 __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32_t worker) {
-  const TileLine line = over_planned_lengths(p, line_of<Traits>(p));
+  const TileLine line = over_planned_lengths(p, line_of<Traits>(p), item_kind_of<Traits>(p));
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
     const int32_t heads = p.num_kv_heads * p.group, columns = p.q_len * heads * Traits::kHeadDim;

@@ -155,7 +155,7 @@ struct DecodeParams {
   }
   // The line of the items that the first members of all teams have.
   LEANATTN_HOST_DEVICE TileLine line() const {
-    return {seqlens, batch, items_per_team, tile_tokens, seen_tokens, item_cost, max_tokens, scores.leftpad, fixed_pieces};
+    return {seqlens, batch, items_per_team, tile_tokens, seen_tokens, item_cost, max_tokens, scores.leftpad};
   }
 };
 

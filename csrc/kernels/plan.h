@@ -15,18 +15,19 @@ struct alignas(16) PlanHeader {
   int32_t batch, items_per_seq, tile_tokens, item_kind, max_tokens, workers;
   Cuts cuts;
 
-  // What an item costs, and where it may be cut. One number, so that a call that is not batch-invariant compares no more
-  // than the costs.
-  LEANATTN_HOST_DEVICE static int32_t kind_of(const TileLine& line) {
+  // What an item costs, and the pieces it may have: one number, so that a kernel that knows of no pieces compares the
+  // cost alone.
+  LEANATTN_HOST_DEVICE static int32_t kind_of(int32_t item_cost, const FixedPieces& fixed) {
     constexpr int32_t kCostBits = 20;
-    return line.item_cost + (line.fixed_pieces.most << kCostBits);
+    return item_cost + (fixed.most << kCostBits);
   }
-  LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Cuts& cuts) {
-    return {line.batch, line.items_per_seq, line.tile_tokens, kind_of(line), line.max_tokens, workers, cuts};
+  LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t item_kind, int32_t workers,
+                                            const Cuts& cuts) {
+    return {line.batch, line.items_per_seq, line.tile_tokens, item_kind, line.max_tokens, workers, cuts};
   }
-  LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t of_workers) const {
+  LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t kind, int32_t of_workers) const {
     return batch == line.batch && items_per_seq == line.items_per_seq && tile_tokens == line.tile_tokens &&
-           item_kind == kind_of(line) && max_tokens == line.max_tokens && workers == of_workers;
+           item_kind == kind && max_tokens == line.max_tokens && workers == of_workers;
   }
 };
 
@@ -58,8 +59,8 @@ struct Plan {
   LEANATTN_HOST_DEVICE int32_t* lengths() const { return memory + kLengths; }
 
   // Of a plan for other shapes, nothing is used: the call is right without it.
-  LEANATTN_HOST_DEVICE bool serves(const TileLine& line, int32_t workers) const {
-    return memory != nullptr && header().fits(line, workers);
+  LEANATTN_HOST_DEVICE bool serves(const TileLine& line, int32_t item_kind, int32_t workers) const {
+    return memory != nullptr && header().fits(line, item_kind, workers);
   }
   LEANATTN_HOST_DEVICE TileLine on_its_lengths(TileLine line) const {
     line.seqlens = lengths();
@@ -68,9 +69,10 @@ struct Plan {
 };
 
 // `line`, of a call, over the lengths of its plan if it has one.
-LEANATTN_HOST_DEVICE TileLine over_planned_lengths(const DecodeParams& params, const TileLine& line) {
+LEANATTN_HOST_DEVICE TileLine over_planned_lengths(const DecodeParams& params, const TileLine& line,
+                                                   int32_t item_kind) {
   const Plan plan{params.plan};
-  return plan.serves(line, params.teams) ? plan.on_its_lengths(line) : line;
+  return plan.serves(line, item_kind, params.teams) ? plan.on_its_lengths(line) : line;
 }
 
 }  // namespace leanattn

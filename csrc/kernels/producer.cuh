@@ -18,14 +18,14 @@ namespace leanattn {
 // Walks the tiles of a share.
 template <typename Traits>
 struct TileCursor {
-  SpanCursor spans;
+  Spans<Traits> spans;
   Span span;      // the current one
   int32_t token;  // first token of the next tile
   int32_t end;    // of the span
   int32_t ahead;  // tokens of the sequence that no query sees, ahead of those that are counted here
   bool first;     // the next tile is the span's first
 
-  __device__ __forceinline__ explicit TileCursor(const SpanCursor& at) : spans(at) { begin_span(); }
+  __device__ __forceinline__ explicit TileCursor(const Spans<Traits>& at) : spans(at) { begin_span(); }
 
   __device__ __forceinline__ bool done() const { return spans.done(); }
   // Tokens of the sequence from the next tile on.
@@ -48,7 +48,7 @@ struct TileCursor {
     token = span.tile_begin * Traits::kTileTokens;
     end = min(span.tokens, span.tile_end * Traits::kTileTokens);
     ahead = 0;
-    if constexpr (Traits::kGeneral) ahead = spans.line.first_token(span.seq);
+    if constexpr (Traits::kGeneral) ahead = spans.spans.line.first_token(span.seq);
     first = true;
   }
 };
@@ -73,10 +73,13 @@ __device__ __forceinline__ void load_first_query(const DecodeParams& params, con
 template <typename Traits>
 __device__ __forceinline__ SpanTask task_of(const DecodeParams& params, CutPieces& pieces, const Cuts& cuts,
                                             const TileCursor<Traits>& tiles, const ItemRows& rows) {
-  const bool ends_share = tiles.spans.last();
-  if (!has_pieces<Traits>(params)) return SpanTask::of(params, cuts, tiles.span, rows, ends_share);
-  pieces = CutPieces::of(tiles.spans.line, cuts.shares, params.teams, team_here(), tiles.span);
-  return SpanTask::of_piece(pieces, tiles.span, rows, ends_share);
+  if constexpr (Traits::kGeneral) {
+    if (params.fixed_pieces.any()) {
+      pieces = CutPieces::of(params.fixed_pieces, cuts.shares, params.teams, team_here(), tiles.span);
+      return SpanTask::of_piece(pieces, tiles.span, rows, tiles.spans.last());
+    }
+  }
+  return SpanTask::of(params, cuts, tiles.span, rows, tiles.spans.last());
 }
 
 template <typename Traits>
@@ -84,7 +87,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
   using Loader = typename Traits::Loader;
   const bool promised = params.promised();
   if (!promised) ptx::grid_dependency_wait();
-  const WorkerShare share = worker_share<Traits>(params, team_here());
+  const auto share = worker_share<Traits>(params, team_here());
   TileCursor<Traits> tiles(share.spans);
   ItemRows rows{};
   if (!tiles.done()) rows = ItemRows::of(params, tiles.span.seq, tiles.span.item);
@@ -113,7 +116,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
         (tiles.done() || in_flight == ring.num_stages || min(tiles.token + Traits::kTileTokens, tiles.end) > settled)) {
       ptx::grid_dependency_wait();
       waiting = false;
-      SpanCursor spans = share.spans;
+      auto spans = share.spans;
       for (int slot = 1; slot < begun; ++slot) {
         spans.next();
         const Span span = spans.span();

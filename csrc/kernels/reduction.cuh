@@ -34,7 +34,7 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
   for (bool top = !merges.of_group;; top = true) {
     const bool of_groups = top && groups.count > 1;
     List list = of_groups ? List::of_groups(p, cut, groups) : List::of(p, cut, task.group * groups.size, task.members);
-    if (has_pieces<Traits>(p)) list = List::of_pieces(p, pieces);
+    if (fixed_pieces_of<Traits>(p).any()) list = List::of_pieces(p, pieces);
     debug_delay(p.debug, worker_here(p), 4 * task.rows.seq + 2 + of_groups);
     compute_barrier<Traits>();  // nobody reads what was in the ring, and what all have written is there
     merge_partials<Traits>(list, staging, task.rows.count, [&](int row, int column, float4 o, float2 ml) {

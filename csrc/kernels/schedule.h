@@ -40,6 +40,42 @@ LEANATTN_HOST_DEVICE constexpr int32_t quotient(int32_t a, int32_t b) {
 }
 LEANATTN_HOST_DEVICE constexpr int32_t ceil_div(int32_t a, int32_t b) { return quotient(a + b - 1, b); }
 
+// The batch seen as one line of lean tiles.
+//
+// Of a sequence with a sliding window, or with padding on the left, the line has only what any of its queries sees: its
+// last tokens. Who reads K and V adds where those begin.
+struct TileLine {
+  const int32_t* seqlens;  // [batch] KV tokens of each sequence; device memory for a CUDA kernel
+  int32_t batch;
+  int32_t items_per_seq;  // output tiles of a sequence: KV heads x query blocks
+  int32_t tile_tokens;
+  int32_t max_tokens;                // of a sequence, that are seen: as many as the cache can hold, or a window
+  int32_t item_cost = 0;             // units of an item besides its tiles
+  int32_t capacity = 0;              // tokens of a sequence that the cache can hold
+  const int32_t* leftpad = nullptr;  // [batch] tokens of each sequence ahead of those that are seen; null: none
+
+  // The lengths live on the device and cannot be checked before the launch, so a bad one is clamped here:
+  // it may give a wrong answer for its own sequence but never an access outside the cache.
+  LEANATTN_HOST_DEVICE int32_t tokens(int32_t seq) const {
+    const int32_t n = seqlens[seq];
+    if (leftpad == nullptr) return clamped(n, max_tokens);
+    return clamped(clamped(n, capacity) - clamped(leftpad[seq], capacity), max_tokens);
+  }
+  // Where those that are seen begin, in the sequence.
+  LEANATTN_HOST_DEVICE int32_t first_token(int32_t seq) const { return clamped(seqlens[seq], capacity) - tokens(seq); }
+  // Of the sequence after it, if there is one.
+  LEANATTN_HOST_DEVICE int32_t tokens_after(int32_t seq) const { return seq + 1 < batch ? tokens(seq + 1) : 0; }
+  LEANATTN_HOST_DEVICE int32_t tiles_of(int32_t tokens) const { return ceil_div(tokens, tile_tokens); }
+  LEANATTN_HOST_DEVICE int32_t item_tiles(int32_t seq) const { return tiles_of(tokens(seq)); }
+  // An empty sequence has no tile and no place on the line; write_empty_outputs (stage 4) serves it.
+  LEANATTN_HOST_DEVICE int32_t units_of(int32_t tokens) const { return tokens == 0 ? 0 : tiles_of(tokens) + item_cost; }
+  LEANATTN_HOST_DEVICE int32_t item_units(int32_t seq) const { return units_of(tokens(seq)); }
+  LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const { return item_units(seq) * items_per_seq; }
+
+ private:
+  LEANATTN_HOST_DEVICE static int32_t clamped(int32_t n, int32_t most) { return n < 0 ? 0 : (n > most ? most : n); }
+};
+
 // The cut of the line into equal shares: the first `longer` workers take share + 1 units, the others share, as far as
 // the line goes.
 struct Shares {
@@ -64,62 +100,7 @@ struct Shares {
   }
 };
 
-// How many pieces every item of a batch-invariant call is cut into (fixed_pieces.h), whoever does them and whatever else
-// is in the batch.
-struct FixedPieces {
-  int32_t most = 0;  // of an item; 0: the call is not batch-invariant, and items are cut where shares end
-
-  // Tiles of a piece at least: each costs a CTA about as long as a tile besides (its queries, the merge of its warps, a
-  // partial). More than a GPU's ring has stages (producer.cuh).
-  static constexpr int32_t kLeastTiles = 8;
-
-  LEANATTN_HOST_DEVICE bool any() const { return most > 0; }
-  LEANATTN_HOST_DEVICE int32_t count(int32_t item_tiles) const {
-    const int32_t fit = quotient(item_tiles, kLeastTiles);
-    return fit > most ? most : (fit > 1 ? fit : 1);
-  }
-  // Of an item's tiles, as equal as can be: the n-th share is the n-th piece.
-  LEANATTN_HOST_DEVICE Shares of_item(int32_t item_tiles) const { return Shares::of(item_tiles, count(item_tiles)); }
-};
-
-// The batch seen as one line of lean tiles.
-//
-// Of a sequence with a sliding window, or with padding on the left, the line has only what any of its queries sees: its
-// last tokens. Who reads K and V adds where those begin.
-struct TileLine {
-  const int32_t* seqlens;  // [batch] KV tokens of each sequence; device memory for a CUDA kernel
-  int32_t batch;
-  int32_t items_per_seq;  // output tiles of a sequence: KV heads x query blocks
-  int32_t tile_tokens;
-  int32_t max_tokens;                // of a sequence, that are seen: as many as the cache can hold, or a window
-  int32_t item_cost = 0;             // units of an item besides its tiles
-  int32_t capacity = 0;              // tokens of a sequence that the cache can hold
-  const int32_t* leftpad = nullptr;  // [batch] tokens of each sequence ahead of those that are seen; null: none
-  FixedPieces fixed_pieces = {};     // none but of a batch-invariant call
-
-  // The lengths live on the device and cannot be checked before the launch, so a bad one is clamped here:
-  // it may give a wrong answer for its own sequence but never an access outside the cache.
-  LEANATTN_HOST_DEVICE int32_t tokens(int32_t seq) const {
-    const int32_t n = seqlens[seq];
-    if (leftpad == nullptr) return clamped(n, max_tokens);
-    return clamped(clamped(n, capacity) - clamped(leftpad[seq], capacity), max_tokens);
-  }
-  // Where those that are seen begin, in the sequence.
-  LEANATTN_HOST_DEVICE int32_t first_token(int32_t seq) const { return clamped(seqlens[seq], capacity) - tokens(seq); }
-  // Of the sequence after it, if there is one.
-  LEANATTN_HOST_DEVICE int32_t tokens_after(int32_t seq) const { return seq + 1 < batch ? tokens(seq + 1) : 0; }
-  LEANATTN_HOST_DEVICE int32_t tiles_of(int32_t tokens) const { return ceil_div(tokens, tile_tokens); }
-  LEANATTN_HOST_DEVICE int32_t item_tiles(int32_t seq) const { return tiles_of(tokens(seq)); }
-  // An empty sequence has no tile and no place on the line; write_empty_outputs (stage 4) serves it.
-  LEANATTN_HOST_DEVICE int32_t units_of(int32_t tokens) const { return tokens == 0 ? 0 : tiles_of(tokens) + item_cost; }
-  LEANATTN_HOST_DEVICE int32_t item_units(int32_t seq) const { return units_of(tokens(seq)); }
-  LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const { return item_units(seq) * items_per_seq; }
-
- private:
-  LEANATTN_HOST_DEVICE static int32_t clamped(int32_t n, int32_t most) { return n < 0 ? 0 : (n > most ? most : n); }
-};
-
-// A run of consecutive lean tiles of one item, done by one worker; of a batch-invariant call, a piece of the item.
+// A run of consecutive lean tiles of one item, done by one worker.
 struct Span {
   int32_t seq;
   int32_t item;        // within the sequence: KV head x query blocks + query block
@@ -166,25 +147,19 @@ struct SpanCursor {
   }
 
   LEANATTN_HOST_DEVICE bool done() const { return units_left == 0; }
-  // Nothing follows the span at the cursor. (A share of whole pieces ends with one, and not among an item's own units.)
-  LEANATTN_HOST_DEVICE bool last() const {
-    return units_left <= tiles_to_border() + (line.fixed_pieces.any() ? 0 : line.item_cost);
-  }
+  // Nothing follows the span at the cursor.
+  LEANATTN_HOST_DEVICE bool last() const { return units_left <= item_tiles - tile + line.item_cost; }
 
   // The span at the cursor; only while !done().
   LEANATTN_HOST_DEVICE Span span() const {
-    const int32_t rest = tiles_to_border();
+    const int32_t rest = item_tiles - tile;
     return {seq, item, tile, tile + (rest < units_left ? rest : units_left), item_tiles, item_line, tokens};
   }
 
   // Moves past the current span, over empty sequences if need be.
   LEANATTN_HOST_DEVICE void next() {
-    const int32_t rest = tiles_to_border();
+    const int32_t rest = item_tiles - tile;
     spend(rest);
-    if (line.fixed_pieces.any() && tile + rest < item_tiles) {
-      tile += rest;
-      return;
-    }
     spend(line.item_cost);  // of the next item
     if (units_left == 0) return;
     item_line += item_tiles + line.item_cost;
@@ -201,12 +176,6 @@ struct SpanCursor {
   }
 
  private:
-  // From the next tile on: up to the end of the item, or of its piece.
-  LEANATTN_HOST_DEVICE int32_t tiles_to_border() const {
-    if (!line.fixed_pieces.any()) return item_tiles - tile;
-    const Shares pieces = line.fixed_pieces.of_item(item_tiles);
-    return pieces.begin(pieces.worker_of(tile) + 1) - tile;
-  }
   LEANATTN_HOST_DEVICE void spend(int32_t units) { units_left -= units < units_left ? units : units_left; }
 };
 

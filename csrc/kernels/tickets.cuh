@@ -59,7 +59,7 @@ __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, typenam
   const int lane = int(threadIdx.x) % 32;
   __syncwarp();  // the lane that wrote the task has done so
   const SpanTask task = smem.tasks[slot];
-  const bool pieces = has_pieces<Traits>(p);
+  const bool pieces = fixed_pieces_of<Traits>(p).any();
   // What no other worker reads is read behind a barrier.
   const bool shared = !pieces || smem.pieces[slot].shared();
   if (shared) Partial<Traits>::at(p, task.slot).clear(p);
@@ -78,7 +78,7 @@ __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, typenam
 template <typename Traits>
 __device__ __forceinline__ Merges merges_of(const DecodeParams& p, typename Traits::SharedMemory& smem,
                                             const SpanTask& task, const CutPieces& cut) {
-  if (has_pieces<Traits>(p)) {
+  if (fixed_pieces_of<Traits>(p).any()) {
     if (!cut.last_own()) return {false, false};
     if (!cut.shared()) return {false, true};
   }

@@ -172,7 +172,7 @@ inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
   p.items_per_team = static_cast<int32_t>(int64_t{p.num_kv_heads} / tiling.heads * p.row_blocks / tiling.team_size);
   if (p.batch_invariant) {
     const int32_t longest = quotient(p.seen_tokens, p.tile_tokens) + 1;  // tiles, rounded up without overflow
-    p.fixed_pieces = fixed_pieces_of(p.items_per_team, p.teams, longest);
+    p.fixed_pieces = FixedPieces::of(p.items_per_team, p.teams, longest);
   }
 }
 

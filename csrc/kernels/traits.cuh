@@ -6,7 +6,7 @@
 #include <cute/tensor.hpp>
 
 #include "item_rows.cuh"
-#include "tile_table.h"
+#include "plan.h"
 
 namespace leanattn {
 
@@ -124,7 +124,7 @@ struct TileTraits {
   };
   static constexpr int kFixedBytes = sizeof(SharedMemory);
   static_assert(kStageBytes % alignof(SharedMemory) == 0);
-  // So no piece but an item's last fits into the ring, and no more than two partials wait to be announced (producer.cuh).
+  // No piece but the last of an item fits into the ring (producer.cuh).
   static_assert(FixedPieces::kLeastTiles > kMaxStages);
 
   static constexpr int kMinStages = 2;  // the least that overlaps a load with work
@@ -135,20 +135,25 @@ struct TileTraits {
   }
 };
 
-// Whether a call is batch-invariant, as far as its kernel can know of it.
+// The pieces of a call, as far as its kernel knows of them.
 template <typename Traits>
-__device__ __forceinline__ bool has_pieces(const DecodeParams& params) {
-  return Traits::kGeneral && params.fixed_pieces.any();
+__device__ __forceinline__ FixedPieces fixed_pieces_of(const DecodeParams& params) {
+  if constexpr (Traits::kGeneral) return params.fixed_pieces;
+  return {};
+}
+
+// Of the plan that serves a call.
+template <typename Traits>
+__device__ __forceinline__ int32_t item_kind_of(const DecodeParams& params) {
+  if constexpr (Traits::kGeneral) return PlanHeader::kind_of(params.item_cost, params.fixed_pieces);
+  return params.item_cost;
 }
 
 // The line of a call, as far as its kernel knows of it.
 template <typename Traits>
 __device__ __forceinline__ TileLine line_of(const DecodeParams& params) {
   TileLine line = params.line();
-  if constexpr (!Traits::kGeneral) {
-    line.leftpad = nullptr;
-    line.fixed_pieces = {};
-  }
+  if constexpr (!Traits::kGeneral) line.leftpad = nullptr;
   return line;
 }
 
