@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_call, check_causal, check_grad, lse_shape
+from leanattn.checks import check_bool, check_call, check_causal, check_grad, lse_shape
 from leanattn.planning import ALL_WORKERS, num_workers
 from leanattn.score_options import NO_WINDOW, ScoreOptions
 
@@ -40,6 +40,7 @@ def decode(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor: ...
 
 
@@ -65,6 +66,7 @@ def decode(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -89,6 +91,7 @@ def decode(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one or several new tokens per sequence against a KV cache of ragged lengths.
 
@@ -174,6 +177,9 @@ def decode(
             memory has to move. Where a GPU runs code that was built for less than compute capability 8.9
             (all but 9.0, in a default build), NaN in a float8_e4m3fn cache counts as 480.
         v_scale: the same of ``v_cache``.
+        batch_invariant: give each sequence the same bits whatever else is in the batch: see Numerics. A batch
+            of one or a few sequences takes longer then, most of all with few KV heads, and a call needs up to
+            some tens of MB for partials.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
@@ -195,7 +201,10 @@ def decode(
     Numerics: scores, softmax and both sums are float32, whatever the dtype; for the tensor cores of a GPU,
     the weights ``p`` are rounded to the dtype of ``v_cache``, with a float8 cache to float16. The same inputs
     on the same device give the same bits in every call with the same ``sm_margin`` (on a CPU: and the same
-    number of threads).
+    number of threads), ``plan`` or not, and ``batch_invariant``. With ``batch_invariant`` that holds for each
+    sequence by itself: its ``out`` and ``lse`` depend on its own queries, keys, values, length and options,
+    and neither on the other sequences, their number and order, nor on max_tokens, strides, pages, ``plan`` or
+    ``fresh_tokens``. (``q_len``, heads, head_dim and dtypes must be the same too.)
 
     CUDA graphs: lengths are read on the device and never on the host, so nothing synchronises, and a graph
     captured at any lengths and pages computes the right result at all others that are written into
@@ -209,7 +218,7 @@ def decode(
     if torch.compiler.is_compiling():
         check_call(
             *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
-            *(ScoreOptions(*options), k_scale, v_scale),
+            *(ScoreOptions(*options), k_scale, v_scale, batch_invariant),
         )
     else:
         check_grad(q, k_cache, v_cache, out, sinks, alibi_slopes, k_scale, v_scale)
@@ -218,6 +227,7 @@ def decode(
         as_they_are = no_tensors and softcap == 0.0 and window_size == NO_WINDOW  # the scores
         no_scales = k_scale is None and v_scale is None
         usual = causal is True and softmax_scale is None and as_they_are and no_scales
+        usual = usual and batch_invariant is False
         if usual and out is None and not return_lse and sm_margin == 0:
             plain: Tensor = _decode(*arguments, fresh_tokens=fresh_tokens, plan=plan, block_table=block_table)
             return plain
@@ -225,6 +235,9 @@ def decode(
         changes = {} if as_they_are else ScoreOptions(*options).as_op_arguments()
         if not no_scales:
             changes |= {"k_scale": k_scale, "v_scale": v_scale}
+        if batch_invariant is not False:
+            check_bool("batch_invariant", batch_invariant)
+            changes |= {"batch_invariant": True}
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
@@ -255,7 +268,7 @@ def decode(
     except Exception:
         check_call(
             *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
-            *(ScoreOptions(*options), k_scale, v_scale),
+            *(ScoreOptions(*options), k_scale, v_scale, batch_invariant),
         )
         raise
     return out if lse is None else (out, lse)

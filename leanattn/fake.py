@@ -38,6 +38,7 @@ def _(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor:
     check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
@@ -67,6 +68,7 @@ def _(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> tuple[Tensor, Tensor]:
     check_fit(q, k_cache, v_cache, cache_seqlens, block_table=block_table)
     check_plan(plan, q.device)
@@ -98,6 +100,7 @@ def _(
     cache_leftpad: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
@@ -124,6 +127,7 @@ def _(
     plan: Tensor | None = None,
     block_table: Tensor | None = None,
     fixed_splits: int = 0,
+    batch_invariant: bool = False,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
@@ -143,6 +147,7 @@ def _(
     window_left: int = -1,
     score_options: bool = False,
     itemsize: int = 2,
+    batch_invariant: bool = False,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
     from leanattn.schedule import plan_elements
@@ -166,6 +171,7 @@ def _(
     window_left: int = -1,
     score_options: bool = False,
     itemsize: int = 2,
+    batch_invariant: bool = False,
 ) -> None:
     return None
 

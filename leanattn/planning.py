@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_causal, check_plan_arguments, check_window, max_tokens_of, q_len_of
+from leanattn.checks import (
+    check_bool,
+    check_causal,
+    check_plan_arguments,
+    check_window,
+    max_tokens_of,
+    q_len_of,
+)
 from leanattn.score_options import NO_WINDOW, ScoreOptions
 
 if TYPE_CHECKING:
@@ -57,6 +64,7 @@ def plan(
     softcap: float = 0,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor:
     """The shares of all workers, found once for all calls of :func:`leanattn.decode` with these lengths.
 
@@ -79,6 +87,7 @@ def plan(
         block_table: as in the calls; only its shape counts.
         causal, window_size: as in the calls.
         softcap, sinks, alibi_slopes: as in the calls; only whether there are any counts.
+        batch_invariant: as in the calls.
 
     Returns:
         The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths.
@@ -89,6 +98,7 @@ def plan(
     """
     check_plan_arguments(q, k_cache, cache_seqlens, out, block_table)
     check_causal(causal)
+    check_bool("batch_invariant", batch_invariant)
     check_window(window_size)
     left, right = window_size
     # Otherwise a right bound is the causal mask, or none.
@@ -105,6 +115,7 @@ def plan(
         "window_left": left,
         "score_options": bool(options) or some_see_later_tokens,
         "itemsize": k_cache.element_size(),
+        "batch_invariant": batch_invariant,
     }
     if out is None:
         made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)
@@ -126,6 +137,7 @@ def plan_schedule(
     paged: bool = False,
     itemsize: int = 2,
     score_options: bool = False,
+    batch_invariant: bool = False,
 ) -> Schedule:
     """The schedule that the teams of a decode call of these shapes follow on ``device``.
 
@@ -139,6 +151,7 @@ def plan_schedule(
         itemsize: bytes of an element of ``k_cache``.
         score_options: whether the call has a window, padding, soft cap, sinks or slopes. (With a window,
             max_tokens is at most what it shows, left + q_len.)
+        batch_invariant: as in the call.
     """
     # decode itself does without the schedule on the host, so it must not need the module at import.
     from leanattn import schedule
@@ -156,6 +169,7 @@ def plan_schedule(
         paged=paged,
         itemsize=itemsize,
         score_options=score_options,
+        batch_invariant=batch_invariant,
     )
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),
@@ -164,4 +178,5 @@ def plan_schedule(
         max_tokens=max_tokens,
         workers=workers // tiling.team_size,
         item_cost=tiling.item_cost,
+        batch_invariant=batch_invariant,
     )

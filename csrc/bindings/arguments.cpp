@@ -134,6 +134,7 @@ DecodeParams checked_params(const DecodeArguments& args) {
   p.causal_tokens = right < 0 ? 0 : std::max(0, p.q_len - 1 - right);
   const bool some_see_later_tokens = p.causal_tokens > 0 && p.causal_tokens < p.q_len - 1;
   p.score_options = p.scores.any() || some_see_later_tokens;
+  p.batch_invariant = args.batch_invariant;
   p.workers = workers;
   p.scale_log2 = scale_log2;
   const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);
@@ -171,6 +172,7 @@ void check_line_fits(const DecodeParams& p) {
 
 void apply_fixed_splits(DecodeParams& p, int32_t most_teams) {
   if (p.debug.fixed_splits == 0) return;
+  check_argument(!p.batch_invariant, "fixed_splits: ", p.debug.fixed_splits, ", expected 0 with batch_invariant");
   const int64_t teams = int64_t{p.batch} * p.items_per_team * p.debug.fixed_splits, pieces = teams * p.team_size;
   // Whole items take no ticket.
   const int64_t most = p.debug.fixed_splits == 1 ? int64_t{most_teams} * p.team_size : tile_table::kMaxWorkers;

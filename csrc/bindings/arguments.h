@@ -37,6 +37,7 @@ struct DecodeArguments {
   ScoreArguments scores;
   const torch::stable::Tensor* k_scale;  // [1] or [num_kv_heads] float32: factors of a float8 cache, or null
   const torch::stable::Tensor* v_scale;  // as k_scale
+  bool batch_invariant;                  // the same bits for a sequence whatever else is in the batch
 };
 
 // num_workers of a call, 0 for the backend's default; throws if there can't be as many.

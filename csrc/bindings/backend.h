@@ -26,7 +26,8 @@ void plan_cuda(DecodeParams params, int32_t device);
 void append_cpu(const AppendParams& params);
 void append_cuda(const AppendParams& params, int32_t device);
 
-// Float32 elements of all partials.
+// Float32 elements of all partials. Whatever the batch: it is bounded by the number of workers. Of a batch-invariant
+// call up to 2 x 24 partials a worker, some tens of MB, where others have 3.
 int64_t workspace_elements(const DecodeParams& params);
 // The memory of a workspace for a call on `device`; throws std::invalid_argument unless it can hold the partials.
 float* checked_workspace(const torch::stable::Tensor& workspace, const DecodeParams& params, Device device);

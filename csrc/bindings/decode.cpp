@@ -55,11 +55,12 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
               std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
               int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
               std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-              std::optional<Tensor> v_scale) {
+              std::optional<Tensor> v_scale, bool batch_invariant) {
   Tensor out = empty_out(q);
   decode_out(q, k_cache, v_cache, cache_seqlens, out, std::nullopt, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
-             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale));
+             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale),
+             batch_invariant);
   return out;
 }
 
@@ -70,12 +71,13 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
                                       int64_t window_left, int64_t window_right, double softcap,
                                       std::optional<Tensor> sinks, std::optional<Tensor> alibi_slopes,
                                       std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-                                      std::optional<Tensor> v_scale) {
+                                      std::optional<Tensor> v_scale, bool batch_invariant) {
   Tensor out = empty_out(q);
   Tensor lse = empty_lse(q);
   decode_out(q, k_cache, v_cache, cache_seqlens, out, lse, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
-             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale));
+             std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale),
+             batch_invariant);
   return {out, lse};
 }
 
@@ -84,11 +86,11 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
                 std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                 int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
                 std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-                std::optional<Tensor> v_scale) {
+                std::optional<Tensor> v_scale, bool batch_invariant) {
   const ScoreArguments scores{window_left,    window_right,          softcap,
                               or_null(sinks), or_null(alibi_slopes), or_null(cache_leftpad)};
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), scores, or_null(k_scale), or_null(v_scale)},
+       or_null(plan), or_null(block_table), scores, or_null(k_scale), or_null(v_scale), batch_invariant},
       {});
 }
 
@@ -96,9 +98,9 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
                   bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
-                  int64_t fixed_splits) {
+                  int64_t fixed_splits, bool batch_invariant) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), ScoreArguments{}, nullptr, nullptr},
+       or_null(plan), or_null(block_table), ScoreArguments{}, nullptr, nullptr, batch_invariant},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

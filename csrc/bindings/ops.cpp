@@ -7,12 +7,12 @@
 // Of the three ops that decode.
 #define LEANATTN_OPTIONS                                                             \
   "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, " \
-  "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None, Tensor? k_scale=None, Tensor? v_scale=None"
+  "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None, Tensor? k_scale=None, Tensor? v_scale=None, bool batch_invariant=False"
 
 // Of the two that plan.
 #define LEANATTN_PLANNED_SHAPES                                                                                        \
   "int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, int q_len=1, int num_workers=0, int page_size=0, " \
-  "int window_left=-1, bool score_options=False, int itemsize=2"
+  "int window_left=-1, bool score_options=False, int itemsize=2, bool batch_invariant=False"
 
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
@@ -39,7 +39,8 @@ STABLE_TORCH_LIBRARY(leanattn, m) {
       "_decode_debug(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, Tensor(a!) out, "
       "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, bool causal=True, "
       "int num_workers=0, int delay_seed=0, "
-      "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, int fixed_splits=0) -> ()");
+      "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, int fixed_splits=0, "
+      "bool batch_invariant=False) -> ()");
 }
 
 namespace {

@@ -12,7 +12,7 @@ namespace leanattn {
 
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
               int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
-              bool score_options, int64_t itemsize) {
+              bool score_options, int64_t itemsize, bool batch_invariant) {
   const TensorView lengths = TensorView::of(cache_seqlens);
   check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
                  "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
@@ -36,6 +36,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   set_query_rows(p, q_len, num_q_heads / num_kv_heads);
   set_window(p, checked_window(window_left, "window_left"));
   p.score_options = score_options || p.scores.window_left >= 0;
+  p.batch_invariant = batch_invariant;
 #ifdef LEANATTN_WITH_CUDA
   if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(p, lengths.device.index);
 #endif
@@ -44,12 +45,12 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
 
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
             int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
-            bool score_options, int64_t itemsize) {
+            bool score_options, int64_t itemsize, bool batch_invariant) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
   Tensor plan =
       empty_tensor({Plan::elements(cache_seqlens.size(0))}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
   plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size,
-           window_left, score_options, itemsize);
+           window_left, score_options, itemsize, batch_invariant);
   return plan;
 }
 
