@@ -10,7 +10,7 @@ pytest.register_assert_rewrite(
     *("decode_cases", "decode_contract", "decomposition_contract", "plan_contract", "refusals_contract"),
     *("compiler_contract", "query_tokens_contract", "paged_cases", "paged_contract", "paged_edges_contract"),
     *("append_cases", "append_contract", "append_refusals_contract"),
-    *("score_options_contract", "csr_contract", "random_calls", "float8_contract"),
+    *("score_options_contract", "csr_contract", "random_calls", "float8_contract", "invariant_contract"),
 )
 
 

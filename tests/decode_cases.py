@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -169,7 +169,22 @@ def check_error(
         )
 
 
-def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
+def of_sequences(inputs: Inputs, sequences: Sequence[int]) -> Inputs:
+    """The call with some of its sequences, in this order."""
+
+    def some(tensor: Tensor) -> Tensor:
+        return tensor[list(sequences)]
+
+    options = dict(inputs.options)
+    for name in ("cache_leftpad", "alibi_slopes"):
+        tensor = options.get(name)
+        if tensor is not None and (tensor.dim() == 2 or name == "cache_leftpad"):
+            options[name] = some(tensor)
+    tensors = {name: some(getattr(inputs, name)) for name in ("q", "k_cache", "v_cache", "cache_seqlens")}
+    return replace(inputs, options=options, **tensors)
+
+
+def plan_of(inputs: Inputs, workers: int = 0, *, batch_invariant: bool = False) -> Tensor:
     """By the op: leanattn.plan knows no number of workers."""
     made: Tensor = torch.ops.leanattn.plan(
         inputs.cache_seqlens,
@@ -183,5 +198,6 @@ def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
         score_options=any(inputs.options.get(name) is not None for name in ("sinks", "alibi_slopes"))
         or inputs.options.get("softcap", 0) != 0,
         itemsize=inputs.k_cache.element_size(),
+        batch_invariant=batch_invariant,
     )
     return made

@@ -107,7 +107,10 @@ struct PieceCursor {
 
 // Slots of partials: `most` a worker for the item that it begins and others go on with, of which there is one at most,
 // its last; and as many for the items that it has alone. It is done with one of those before it writes the next.
-constexpr int32_t partial_slots(int32_t workers, const FixedPieces& fixed) { return 2 * fixed.most * workers; }
+// None if no item can have two pieces.
+constexpr int32_t partial_slots(int32_t workers, const FixedPieces& fixed) {
+  return fixed.most > 1 ? 2 * fixed.most * workers : 0;
+}
 
 // An item of several pieces, as the worker of one of them sees it.
 struct CutPieces {
