@@ -150,8 +150,9 @@ def decode(
             one about lengths or plan is undefined: memory errors, a hang, wrong results later.
         plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``q_len``,
             window, options and ``sm_margin`` (on a CPU: number of threads) included. The call then follows
-            the lengths in the plan; its result is the same up to rounding, since the plan may cut elsewhere.
-            A plan of other shapes is not used, and the call is as without one.
+            the lengths in the plan; its result is the same up to rounding, since the plan may cut elsewhere,
+            and with ``batch_invariant`` bit for bit. A plan of other shapes is not used, and the call is as
+            without one.
         block_table: [batch, max_pages] int32 on the device of ``q``, its last dimension contiguous: the pages
             of each sequence in the order of its tokens (PagedAttention, arXiv 2309.06180). max_tokens is then
             max_pages * page_size. What it holds beyond a sequence's last page does not matter. A page may

@@ -148,9 +148,10 @@ class Schedule:
 
     @property
     def shares(self) -> Shares:
-        """Equal shares of the line (of a batch-invariant call, before their ends are moved), to one unit, of some or all workers: of a short line with few items, not
+        """Equal shares of the line, to one unit, of some or all workers: of a short line with few items, not
         all have one. Of equally long sequences, whole items or pieces of one. ``piece_tiles`` and
-        ``whole_items`` say if a plan cuts otherwise."""
+        ``whole_items`` say if a plan cuts otherwise. Of a batch-invariant call, before their ends are moved
+        to borders of pieces."""
         return self._native.shares
 
     def worker_tiles(self) -> list[int]:
@@ -218,7 +219,9 @@ def tiling(
         batch_invariant: as in the call; batch and max_tokens then change nothing.
     """
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
-    return Tiling(*_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, batch_invariant))
+    return Tiling(
+        *_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, batch_invariant)
+    )
 
 
 def partial_slots(workers: int) -> int:

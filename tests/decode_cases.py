@@ -180,8 +180,8 @@ def of_sequences(inputs: Inputs, sequences: Sequence[int]) -> Inputs:
         tensor = options.get(name)
         if tensor is not None and (tensor.dim() == 2 or name == "cache_leftpad"):
             options[name] = some(tensor)
-    tensors = {name: some(getattr(inputs, name)) for name in ("q", "k_cache", "v_cache", "cache_seqlens")}
-    return replace(inputs, options=options, **tensors)
+    q, k, v, lengths = map(some, inputs.tensors())
+    return replace(inputs, options=options, q=q, k_cache=k, v_cache=v, cache_seqlens=lengths)
 
 
 def plan_of(inputs: Inputs, workers: int = 0, *, batch_invariant: bool = False) -> Tensor:

@@ -27,7 +27,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
     if (ring.smem.notes[stage.slot].flags & TileNote::kNothing) return;
     SpanTask task;
-    CutPieces pieces;  // of a batch-invariant call
+    CutPieces pieces;                                              // of a batch-invariant call
     const SpanOrigin& origin = ring.smem.origins[span_slot.slot];  // stays valid until the end of the span
     loop.begin_span(ring.query(span_slot.slot, Traits::head_of_warp(warp)), scale_of<Traits>(params, origin, warp));
     do {
@@ -44,7 +44,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
         // Also what orders the clearing of the partial and its writing.
         ptx::mbarrier_wait(&ring.smem.task_there[span_slot.slot], span_slot.parity);
         task = ring.smem.tasks[span_slot.slot];  // before the slot may be free
-        if constexpr (Traits::kGeneral) pieces = ring.smem.pieces[span_slot.slot];
+        if (fixed_pieces_of<Traits>(params).any()) pieces = ring.smem.pieces[span_slot.slot];
       }
       ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
       stage.advance(ring.num_stages);

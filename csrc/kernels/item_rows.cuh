@@ -64,8 +64,8 @@ struct SpanTask {
   __device__ __forceinline__ static SpanTask of_piece(const CutPieces& cut, const Span& span, const ItemRows& rows,
                                                       bool ends_share) {
     const MergeGroups groups{cut.partials, 1};
-    return {rows,   span.whole_item(), cut.slot(cut.piece), {cut.first_worker, cut.partials},
-            groups, 0,                 cut.partials,        ends_share};
+    return {rows, span.whole_item(), cut.slot(cut.piece), {cut.first_worker, cut.partials}, groups,
+            0,    cut.partials,      ends_share};
   }
 };
 

@@ -88,8 +88,8 @@ __device__ __forceinline__ WorkerShare locate_on_line(const TileLine& line, int3
   return {cuts, warp_line.spans(begin, end - begin)};
 }
 
-__device__ __forceinline__ WorkerShare find_planned_share(const TileLine& line, const FixedPieces& fixed, int32_t workers,
-                                                  int32_t worker) {
+__device__ __forceinline__ WorkerShare find_planned_share(const TileLine& line, const FixedPieces& fixed,
+                                                          int32_t workers, int32_t worker) {
   if (fixed.any()) return locate_fixed_pieces(line, fixed, workers, worker);
   const LaneRun run = LaneRun::of(line);
   const Pieces pieces = find_pieces(line, workers, run);
@@ -103,7 +103,8 @@ __global__ void plan_kernel(const __grid_constant__ TileLine line, const FixedPi
   if (worker < workers) {
     const WorkerShare share = find_planned_share(line, fixed, workers, worker);
     if (thread % 32 == 0) plan.share(worker) = PlannedShare::of(share.spans);
-    if (thread == 0) plan.header() = PlanHeader::of(line, PlanHeader::kind_of(line.item_cost, fixed), workers, share.cuts);
+    if (thread == 0)
+      plan.header() = PlanHeader::of(line, PlanHeader::kind_of(line.item_cost, fixed), workers, share.cuts);
   }
   for (int32_t seq = thread; seq < line.batch; seq += gridDim.x * blockDim.x) plan.lengths()[seq] = line.seqlens[seq];
 }

@@ -104,7 +104,9 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     return;
   }
   RingIndex stage, span_slot, landing;
-  int cut_spans = 0, first_cut = 0, second_cut = 0;  // not announced yet; slots
+  // Not announced yet, and their slots: while the producer waits for the kernel ahead, a share's first span and its
+  // last one, or one piece, the last of an item (traits.cuh).
+  int cut_spans = 0, first_cut = 0, second_cut = 0;
   // No more than there are stages: further back, a stage's barrier may be a whole round on, and its parity the same.
   const int32_t most_in_flight = min(Traits::kMostInFlight, ring.num_stages);
   int32_t in_flight = 0, begun = 0, held = 0;

@@ -4,7 +4,7 @@
 // So the host block may have to wait for partials, but only of workers that have taken a ticket. Those are running,
 // their last tile is on its way or about to be asked for, and none of them can wait for the host block in turn: all
 // workers of an item but its first one begin their share with it, and that one can only be waiting for an earlier item
-// (docs/design.md).
+// (docs/design.md). The same holds of a batch-invariant call: with an item that a worker has alone it waits for nobody.
 #pragma once
 
 #include "debug_delay.cuh"
@@ -66,8 +66,7 @@ __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, typenam
   __syncwarp();
   if (lane == 0) ptx::mbarrier_arrive(&smem.task_there[slot]);
   if (pieces && !(shared && smem.pieces[slot].last_own())) return;
-  const Merges merges =
-      pieces ? take_tickets_of_pieces(p, task, smem.pieces[slot]) : take_tickets<Traits>(p, task);
+  const Merges merges = pieces ? take_tickets_of_pieces(p, task, smem.pieces[slot]) : take_tickets<Traits>(p, task);
   if (lane == 0) {
     smem.merges[task.ends_share] = merges;
     ptx::mbarrier_arrive(&smem.tickets_there[task.ends_share]);

@@ -153,7 +153,7 @@ constexpr Tiling cpu_tiling(const Shape& shape) {
 }
 
 inline Shape shape_of(const DecodeParams& p) {
-  return {p.batch,        p.seen_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
+  return {p.batch,         p.seen_tokens,    p.num_kv_heads, p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
           p.score_options, p.batch_invariant};
 }
 

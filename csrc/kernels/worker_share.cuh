@@ -181,7 +181,8 @@ __device__ __forceinline__ WorkerShare find_share(const DecodeParams& params, in
     const Plan plan{params.plan};
     const auto share = load_now(&plan.share(worker));  // together with the header
     const PlanHeader header = plan.header();
-    if (header.fits(line, item_kind_of<Traits>(params), params.teams)) return {header.cuts, share.on(plan.on_its_lengths(line))};
+    if (header.fits(line, item_kind_of<Traits>(params), params.teams))
+      return {header.cuts, share.on(plan.on_its_lengths(line))};
   }
   if constexpr (Traits::kGeneral) {
     if (params.fixed_pieces.any()) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby, pairwise
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -61,9 +62,11 @@ def test_pieces_do_not_depend_on_the_rest_of_the_batch(s: Schedule, data: st.Dat
             other = replace(s, seqlens=seqlens, max_tokens=max_tokens, planned=planned)
             run = runs_of(other.spans())[len(seqlens) // 2, item]
             assert borders_of(run) == borders_of(runs[seq, item])
-            assert s.planned == planned or max_tokens < MAX_TOKENS or other.spans() == replace(
-                other, planned=not planned
-            ).spans()
+            assert (
+                s.planned == planned
+                or max_tokens < MAX_TOKENS
+                or other.spans() == replace(other, planned=not planned).spans()
+            )
 
 
 @settings(max_examples=2500, deadline=None)
@@ -85,7 +88,7 @@ def test_a_piece_is_of_the_share_that_has_its_middle(s: Schedule) -> None:
 @settings(max_examples=2500, deadline=None)
 @given(invariant_schedules)
 def test_partials_are_bounded_and_never_in_each_others_way(s: Schedule) -> None:
-    """An item that a worker has alone is merged before the next one's partials are written; all others stay."""
+    """What a worker has alone is merged before its next partials are written; all others stay."""
     assert s.partial_slots == (2 * s.fixed_pieces * s.workers if s.fixed_pieces > 1 else 0)
     assert s.partial_slots <= 2 * MOST_PIECES * s.workers
     cut, shared_slots, alone_slots = [], [], dict[int, set[int]]()
@@ -119,7 +122,16 @@ def test_a_worker_finds_its_pieces_alone(s: Schedule, data: st.DataObject) -> No
 
 @pytest.mark.parametrize(
     ("items_per_seq", "workers", "pieces"),
-    [(1, 1, 24), (1, 132, 24), (8, 132, 16), (2, 33, 16), (8, 33, 24), (40, 33, 24), (1, 17, 17), (3, 66, 22)],
+    [
+        (1, 1, 24),
+        (1, 132, 24),
+        (8, 132, 16),
+        (2, 33, 16),
+        (8, 33, 24),
+        (40, 33, 24),
+        (1, 17, 17),
+        (3, 66, 22),
+    ],
 )
 def test_a_sequence_alone_is_given_out_evenly(items_per_seq: int, workers: int, pieces: int) -> None:
     s = Schedule((1_000_000,), items_per_seq, 64, MAX_TOKENS, workers, item_cost=1, batch_invariant=True)
@@ -144,7 +156,7 @@ def test_a_cache_without_room_for_two_pieces_needs_no_partials() -> None:
 @pytest.mark.parametrize("changes", [{}, {"rows": 4}, {"rows": 71}, {"num_kv_heads": 16}, {"head_dim": 256}])
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 def test_the_tiling_does_not_depend_on_the_batch(device_type: str, changes: dict[str, int]) -> None:
-    shape = {"num_kv_heads": 8, "rows": 12, "head_dim": 128, "workers": 132} | changes
+    shape: dict[str, Any] = {"num_kv_heads": 8, "rows": 12, "head_dim": 128, "workers": 132} | changes
     tilings = {
         schedule.tiling(
             device_type, batch=batch, max_tokens=max_tokens, paged=paged, batch_invariant=True, **shape

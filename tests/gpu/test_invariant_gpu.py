@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from decode_cases import make_inputs, of_sequences
@@ -26,9 +28,8 @@ def test_a_short_ring(gpu: torch.device, heads: tuple[int, int], head_dim: int) 
         expected = decode(inputs, workers)
         for options in ({"max_stages": 2}, {"delay_seed": 1}, {"delay_seed": 7, "max_stages": 3}):
             for fresh_tokens in (None, 1, 5000):
-                got = decode_debug(
-                    inputs, workers, garbage=torch.nan, batch_invariant=True, fresh_tokens=fresh_tokens, **options
-                )
+                more: dict[str, Any] = {**options, "fresh_tokens": fresh_tokens, "batch_invariant": True}
+                got = decode_debug(inputs, workers, garbage=torch.nan, **more)
                 assert all(map(torch.equal, got, expected))
 
 
