@@ -24,7 +24,7 @@ from benchmarks.shape_command import Record, ShapeCommand, time
 from benchmarks.shapes import Shape
 from benchmarks.tables import microseconds, number
 
-OPTIONS = ("softcap", "sinks", "alibi", "leftpad")
+OPTIONS = ("softcap", "sinks", "alibi", "leftpad", "invariant")
 FLOAT8 = torch.float8_e4m3fn
 # Nearly all normal numbers are less than 127 of it, and bfloat16 holds its multiples.
 INT8_SCALE = 1 / 32
@@ -41,6 +41,7 @@ def neutral_options(case: Case) -> dict[str, Options]:
         "sinks": {"sinks": torch.full((heads,), -1e30, device=device)},
         "alibi": {"alibi_slopes": torch.zeros(heads, device=device)},
         "leftpad": {"cache_leftpad": torch.zeros(case.shape.batch, dtype=torch.int32, device=device)},
+        "invariant": {"batch_invariant": True},
     }
 
 
@@ -147,7 +148,7 @@ def row(shape: Record) -> list[str]:
     us, float8 = shape["us"], shape["float8"]
     limit, int8_us = float8["read_limit"], shape.get("int8", {}).get("us")
     return [
-        *(shape["name"], microseconds(us["plain"]), *(ratio(us[name], us["plain"]) for name in OPTIONS)),
+        *(shape["name"], microseconds(us["plain"]), *(ratio(us.get(name), us["plain"]) for name in OPTIONS)),
         *(microseconds(shape.get("alone")), ratio(shape.get("window"), shape.get("alone"))),
         *(microseconds(float8["us"]), microseconds(limit), microseconds(1.02 * limit + 2)),
         *(ratio(us["plain"], float8["us"]), microseconds(int8_us), ratio(us["plain"], int8_us)),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leanattn.score_options import ScoreOptions
-from leanattn.support import EIGHT_BITS, FLOAT8, refusals
+from leanattn.support import BATCH_INVARIANT, EIGHT_BITS, FLOAT8, refusals
 
 
 def check_fit(
@@ -127,12 +127,14 @@ def check_call(
     k_scale: Tensor | None,
     v_scale: Tensor | None,
     cu_seqlens_q: Tensor | None,
+    batch_invariant: bool,
 ) -> None:
     """All that can be wrong with a call of decode, but for strides and alignment."""
     check_fit(*(q, k_cache, v_cache, cache_seqlens, out), block_table=block_table, cu_seqlens_q=cu_seqlens_q)
     check_options(options, q, cache_seqlens.shape[0], packed=cu_seqlens_q is not None)
     check_scales(k_cache, k_scale, v_scale)
-    check_can_run(q, k_cache.dtype, options)
+    check_bool("batch_invariant", batch_invariant)
+    check_can_run(q, k_cache.dtype, options.used() + [BATCH_INVARIANT] * batch_invariant)
     check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes, k_scale, v_scale)
     check_scale(softmax_scale)
     check_causal(causal)
@@ -140,9 +142,9 @@ def check_call(
     check_plan(plan, q.device)
 
 
-def check_can_run(q: Tensor, cache_dtype: torch.dtype, options: ScoreOptions) -> None:
+def check_can_run(q: Tensor, cache_dtype: torch.dtype, options: list[str]) -> None:
     """Can the backend do such a call? Only for tensors that fit each other."""
-    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q), options.used(), cache_dtype=cache_dtype)
+    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q), options, cache_dtype=cache_dtype)
     if found:
         raise found[0].error(found[0].message)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
-from leanattn.checks import check_call, check_causal, check_grad, lse_shape
+from leanattn.checks import check_bool, check_call, check_causal, check_grad, lse_shape
 from leanattn.planning import ALL_WORKERS, num_workers
 from leanattn.score_options import NO_WINDOW, ScoreOptions
 
@@ -42,6 +42,7 @@ def decode(
     v_scale: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor: ...
 
 
@@ -69,6 +70,7 @@ def decode(
     v_scale: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -95,6 +97,7 @@ def decode(
     v_scale: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention of one or several new tokens per sequence against a KV cache of ragged lengths.
 
@@ -159,7 +162,8 @@ def decode(
         plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``q_len``,
             window, options and ``sm_margin`` (on a CPU: number of threads) included. The call then follows
             the lengths and paddings in the plan; its result is the same up to rounding, since the plan may
-            cut elsewhere. A plan of other shapes is not used, and the call is as without one.
+            cut elsewhere, and with ``batch_invariant`` bit for bit. A plan of other shapes is not used, and
+            the call is as without one.
         block_table: [batch, max_pages] int32 on the device of ``q``, its last dimension contiguous: the pages
             of each sequence in the order of its tokens (PagedAttention, arXiv 2309.06180). max_tokens is then
             max_pages * page_size. What it holds beyond a sequence's last page does not matter. A page may
@@ -205,6 +209,9 @@ def decode(
             wrong results of this call, and never an access outside the tensors. Rows that no sequence has
             are not written. ``fresh_tokens`` has no effect then. Two kernels are launched: a small one cuts
             the queries into blocks.
+        batch_invariant: give each sequence the same bits whatever else is in the batch: see Numerics. A batch
+            of one or a few sequences takes longer then, most of all with few KV heads, and a call needs up to
+            some tens of MB for partials.
 
     Returns:
         ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
@@ -226,8 +233,13 @@ def decode(
     Numerics: scores, softmax and both sums are float32, whatever the dtype; for the tensor cores of a GPU,
     the weights ``p`` are rounded to the dtype of ``v_cache``, with a cache of 8 bits to float16, of int8
     after they have been multiplied with ``v_scale`` (in a unit that follows the largest product of the row,
-    so that any scales will do). The same inputs on the same device give the same bits in every call with the
-    same ``sm_margin`` (on a CPU: and the same number of threads).
+    so that any scales will do).
+    The same inputs on the same device give the same bits in every call with the same ``sm_margin`` (on a
+    CPU: and the same number of threads), ``plan`` or not, and ``batch_invariant``. With ``batch_invariant``
+    that holds for each sequence by itself: its ``out`` and ``lse`` depend on its own queries, keys, values,
+    length and options, and neither on the other sequences, their number and order, nor on max_tokens,
+    strides, pages, ``plan`` or ``fresh_tokens``. (``q_len``, heads, head_dim and dtypes must be the same
+    too.)
 
     CUDA graphs: lengths are read on the device and never on the host, so nothing synchronises, and a graph
     captured at any lengths and pages computes the right result at all others that are written into
@@ -241,7 +253,7 @@ def decode(
     if torch.compiler.is_compiling():
         check_call(
             *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
-            *(ScoreOptions(*options), k_scale, v_scale, cu_seqlens_q),
+            *(ScoreOptions(*options), k_scale, v_scale, cu_seqlens_q, batch_invariant),
         )
     else:
         check_grad(q, k_cache, v_cache, out, sinks, alibi_slopes, k_scale, v_scale)
@@ -250,6 +262,7 @@ def decode(
         as_they_are = no_tensors and softcap == 0.0 and window_size == NO_WINDOW  # the scores
         no_more = k_scale is None and v_scale is None and cu_seqlens_q is None
         usual = causal is True and softmax_scale is None and as_they_are and no_more
+        usual = usual and batch_invariant is False
         if usual and out is None and not return_lse and sm_margin == 0:
             plain: Tensor = _decode(*arguments, fresh_tokens=fresh_tokens, plan=plan, block_table=block_table)
             return plain
@@ -257,6 +270,9 @@ def decode(
         changes = {} if as_they_are else ScoreOptions(*options).as_op_arguments()
         if not no_more:
             changes |= {"k_scale": k_scale, "v_scale": v_scale, "cu_seqlens_q": cu_seqlens_q}
+        if batch_invariant is not False:
+            check_bool("batch_invariant", batch_invariant)
+            changes |= {"batch_invariant": True}
         workers = ALL_WORKERS if sm_margin == 0 else num_workers(q.device, sm_margin)
         if out is None:
             op = _decode_lse if return_lse else _decode
@@ -288,7 +304,7 @@ def decode(
     except Exception:
         check_call(
             *(*arguments, out, softmax_scale, causal, fresh_tokens, plan, block_table),
-            *(ScoreOptions(*options), k_scale, v_scale, cu_seqlens_q),
+            *(ScoreOptions(*options), k_scale, v_scale, cu_seqlens_q, batch_invariant),
         )
         raise
     return out if lse is None else (out, lse)

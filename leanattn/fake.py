@@ -56,6 +56,7 @@ def _(
     v_scale: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor:
     options = ((window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
     caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
@@ -86,6 +87,7 @@ def _(
     v_scale: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> tuple[Tensor, Tensor]:
     options = ((window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
     caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
@@ -119,6 +121,7 @@ def _(
     v_scale: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> None:
     options = ((window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
     caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
@@ -146,6 +149,7 @@ def _(
     fixed_splits: int = 0,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> None:
     check_fit(q, k_cache, v_cache, cache_seqlens, out, lse, block_table)
     check_plan(plan, q.device)
@@ -169,6 +173,7 @@ def _(
     window_right: int = -1,
     cu_seqlens_q: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
     from leanattn.schedule import block_tokens, most_query_blocks, packed_rows, plan_elements
@@ -176,7 +181,9 @@ def _(
     sequences = cache_seqlens.shape[0]
     if cu_seqlens_q is not None:
         device = cache_seqlens.device
-        rows = packed_rows(device.type, wgmma=has_wgmma(device), head_dim=head_dim, itemsize=itemsize)
+        rows = packed_rows(
+            device.type, wgmma=has_wgmma(device) and not batch_invariant, head_dim=head_dim, itemsize=itemsize
+        )
         tokens = block_tokens(num_q_heads // num_kv_heads, rows)
         sequences = most_query_blocks(q_len, sequences, tokens)
     # A sum, so that a batch of any size stays one; a length and a padding each.
@@ -201,6 +208,7 @@ def _(
     window_right: int = -1,
     cu_seqlens_q: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> None:
     return None
 

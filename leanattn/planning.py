@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (registers the ops used below)
 from leanattn.checks import (
+    check_bool,
     check_causal,
     check_plan_arguments,
     check_tensor,
@@ -67,6 +68,7 @@ def plan(
     cache_leftpad: Tensor | None = None,
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor:
     """The shares of all workers, found once for all calls of :func:`leanattn.decode` with these lengths.
 
@@ -90,6 +92,7 @@ def plan(
         causal, window_size: as in the calls.
         softcap, sinks, alibi_slopes, tree_mask: as in the calls; only whether there are any counts.
         cache_leftpad, cu_seqlens_q: as in the calls, which must have the same numbers in them.
+        batch_invariant: as in the calls.
 
     Returns:
         The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths and
@@ -101,6 +104,7 @@ def plan(
     """
     check_plan_arguments(q, k_cache, cache_seqlens, out, block_table, cu_seqlens_q)
     check_causal(causal)
+    check_bool("batch_invariant", batch_invariant)
     check_window(window_size)
     left, right = window_size
     # Otherwise a right bound is the causal mask, or none.
@@ -124,6 +128,7 @@ def plan(
         "window_right": 0 if causal else right,
         "cu_seqlens_q": cu_seqlens_q,
         "cache_leftpad": cache_leftpad,
+        "batch_invariant": batch_invariant,
     }
     if out is None:
         made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)
@@ -145,6 +150,7 @@ def plan_schedule(
     paged: bool = False,
     itemsize: int = 2,
     score_options: bool = False,
+    batch_invariant: bool = False,
 ) -> Schedule:
     """The schedule that the teams of a decode call of these shapes follow on ``device``.
 
@@ -158,6 +164,7 @@ def plan_schedule(
         itemsize: bytes of an element of ``k_cache``.
         score_options: whether the call has a window, padding, soft cap, sinks or slopes. (With a window,
             max_tokens is at most what it shows, left + q_len.)
+        batch_invariant: as in the call.
     """
     # decode itself does without the schedule on the host, so it must not need the module at import.
     from leanattn import schedule
@@ -175,6 +182,7 @@ def plan_schedule(
         paged=paged,
         itemsize=itemsize,
         score_options=score_options,
+        batch_invariant=batch_invariant,
     )
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),
@@ -183,4 +191,5 @@ def plan_schedule(
         max_tokens=max_tokens,
         workers=workers // tiling.team_size,
         item_cost=tiling.item_cost,
+        batch_invariant=batch_invariant,
     )

@@ -51,11 +51,11 @@ class Span(NamedTuple):
     first_worker: int
     """The first of the workers that share the item."""
     partials: int
-    """Number of workers that share the item; each has one span of it."""
+    """Number of spans of the item: of workers that share it, each has one, but in a batch-invariant call."""
 
 
 class CutItem(NamedTuple):
-    """An item shared by several workers."""
+    """An item of several spans."""
 
     seq: int
     item: int
@@ -76,6 +76,8 @@ class Schedule:
         workers: 1 to :data:`MAX_WORKERS`.
         item_cost: units of an item besides its tiles.
         planned: as :func:`leanattn.plan` cuts the batch; else as a call without a plan does.
+        batch_invariant: every item in pieces that do not depend on the rest of the batch
+            (``csrc/kernels/fixed_pieces.h``), a span each.
 
     Raises:
         ValueError: an argument is out of range, or the line has 2^31 units or more.
@@ -88,6 +90,7 @@ class Schedule:
     workers: int
     item_cost: int = 0
     planned: bool = False
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         # Made at once, so that a bad argument is refused here rather than at the first use.
@@ -103,6 +106,7 @@ class Schedule:
             self.workers,
             self.item_cost,
             self.planned,
+            self.batch_invariant,
         )
 
     @property
@@ -122,6 +126,16 @@ class Schedule:
         return self._native.piece_tiles
 
     @property
+    def fixed_pieces(self) -> int:
+        """Pieces of an item at most, in a batch-invariant call; else 0."""
+        return self._native.fixed_pieces
+
+    @property
+    def partial_slots(self) -> int:
+        """Partials that the workspace has room for, whatever the batch and the lengths."""
+        return self._native.partial_slots
+
+    @property
     def whole_items(self) -> bool:
         """A plan cuts no item: the cuts of the line are moved to the nearest borders of items."""
         return self._native.whole_items
@@ -136,7 +150,8 @@ class Schedule:
     def shares(self) -> Shares:
         """Equal shares of the line, to one unit, of some or all workers: of a short line with few items, not
         all have one. Of equally long sequences, whole items or pieces of one. ``piece_tiles`` and
-        ``whole_items`` say if a plan cuts otherwise."""
+        ``whole_items`` say if a plan cuts otherwise. Of a batch-invariant call, before their ends are moved
+        to borders of pieces."""
         return self._native.shares
 
     def worker_tiles(self) -> list[int]:
@@ -155,7 +170,7 @@ class Schedule:
         return [Span._make(row) for row in self._native.spans()]
 
     def cut_items(self) -> list[CutItem]:
-        """The items that are shared by several workers, in the order of the line."""
+        """The items that are cut, in the order of the line."""
         return [CutItem._make(row) for row in self._native.cut_items()]
 
 
@@ -190,6 +205,7 @@ def tiling(
     itemsize: int = 2,
     score_options: bool = False,
     packed_rows: int = 0,
+    batch_invariant: bool = False,
 ) -> Tiling:
     """What a call of these shapes does on a device of type ``"cpu"`` or ``"cuda"``.
 
@@ -203,10 +219,13 @@ def tiling(
         score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask.
         packed_rows: what :func:`packed_rows` says if it has ``cu_seqlens_q``. Then batch is the number of
             blocks of queries, and rows are those of :func:`block_tokens` query tokens.
+        batch_invariant: as in the call; batch and max_tokens then change nothing.
     """
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
     return Tiling(
-        *_schedule.tiling(device_type, *shape, workers, paged, itemsize, score_options, packed_rows)
+        *_schedule.tiling(
+            device_type, *shape, workers, paged, itemsize, score_options, packed_rows, batch_invariant
+        )
     )
 
 

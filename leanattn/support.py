@@ -19,11 +19,14 @@ class Backend:
     dtypes: tuple[torch.dtype, ...]
     head_dims: Sequence[int]
     q_lens: range = range(1, 17)
-    options: tuple[str, ...] = ()  # of ScoreOptions
+    options: tuple[str, ...] = ()  # of OPTIONS
     # Of the cache, beside that of the queries.
     cache_dtypes: tuple[torch.dtype, ...] = ()
 
 
+BATCH_INVARIANT = "batch_invariant"
+# Arguments of decode that a backend may lack.
+OPTIONS = (*ScoreOptions._fields, BATCH_INVARIANT)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 # Dtypes of a cache whatever the queries are.
 EIGHT_BITS = (*FLOAT8, torch.int8)
@@ -31,13 +34,13 @@ BACKENDS = {
     "cpu": Backend(
         (torch.float16, torch.bfloat16, torch.float32),
         head_dims=range(8, 513, 8),
-        options=ScoreOptions._fields,
+        options=OPTIONS,
         cache_dtypes=EIGHT_BITS,
     ),
     "cuda": Backend(
         (torch.float16, torch.bfloat16),
         head_dims=range(8, 257, 8),
-        options=ScoreOptions._fields,
+        options=OPTIONS,
         cache_dtypes=EIGHT_BITS,
     ),
 }
@@ -137,7 +140,8 @@ def is_supported(
         group: query heads that share a KV head; any number from 1 on.
         q_len: query tokens of a sequence.
         options: names of arguments of :func:`leanattn.decode` that will be given, of ``window_size``,
-            ``softcap``, ``sinks``, ``alibi_slopes``, ``cache_leftpad`` and ``tree_mask``.
+            ``softcap``, ``sinks``, ``alibi_slopes``, ``cache_leftpad``, ``tree_mask`` and
+            ``batch_invariant``.
         cache_dtype: of the caches.
 
     Returns:
@@ -149,8 +153,8 @@ def is_supported(
     """
     options = list(options)
     for option in options:
-        if option not in ScoreOptions._fields:
-            raise ValueError(f"options: {option!r}, expected some of {_listed(ScoreOptions._fields)}")
+        if option not in OPTIONS:
+            raise ValueError(f"options: {option!r}, expected some of {_listed(OPTIONS)}")
     found = refusals(torch.device(device), dtype, head_dim, q_len, options, cache_dtype=cache_dtype)
     reasons = [refusal.message for refusal in found]
     if group < 1:

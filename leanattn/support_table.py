@@ -8,8 +8,7 @@ from itertools import pairwise
 import torch
 
 from leanattn.info import listed
-from leanattn.score_options import ScoreOptions
-from leanattn.support import EIGHT_BITS, backend_refusals
+from leanattn.support import EIGHT_BITS, OPTIONS, backend_refusals
 
 COLUMNS = {"CUDA": "cuda", "CPU": "cpu"}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -29,7 +28,7 @@ def markdown() -> str:
             "query tokens a sequence",
             lambda device: _numbers(n for n in Q_LENS if _takes(device, q_len=n)),
         ),
-        *((f"`{name}`", _option(name)) for name in ScoreOptions._fields),
+        *((f"`{name}`", _option(name)) for name in OPTIONS),
     ]
     lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
     for title, cell in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -169,7 +169,22 @@ def check_error(
         )
 
 
-def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
+def of_sequences(inputs: Inputs, sequences: Sequence[int]) -> Inputs:
+    """The call with some of its sequences, in this order."""
+
+    def some(tensor: Tensor) -> Tensor:
+        return tensor[list(sequences)]
+
+    options = dict(inputs.options)
+    for name in ("cache_leftpad", "alibi_slopes"):
+        tensor = options.get(name)
+        if tensor is not None and (tensor.dim() == 2 or name == "cache_leftpad"):
+            options[name] = some(tensor)
+    q, k, v, lengths = map(some, inputs.tensors())
+    return replace(inputs, options=options, q=q, k_cache=k, v_cache=v, cache_seqlens=lengths)
+
+
+def plan_of(inputs: Inputs, workers: int = 0, *, batch_invariant: bool = False) -> Tensor:
     """By the op: leanattn.plan knows no number of workers."""
     cu_seqlens_q = inputs.options.get("cu_seqlens_q")
     made: Tensor = torch.ops.leanattn.plan(
@@ -189,5 +204,6 @@ def plan_of(inputs: Inputs, workers: int = 0) -> Tensor:
         window_right=0 if inputs.causal else inputs.options.get("window_size", (-1, -1))[1],
         cu_seqlens_q=cu_seqlens_q,
         cache_leftpad=inputs.options.get("cache_leftpad"),
+        batch_invariant=batch_invariant,
     )
     return made

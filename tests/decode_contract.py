@@ -292,10 +292,10 @@ def decode_debug(
     q = inputs.q
     out = torch.full_like(q, torch.nan)
     lse = torch.full(lse_shape(q), torch.nan, device=q.device)
-    # Three partials a worker, [rows, head_dim of a kernel] and a few numbers a row each; more than needed is
-    # no matter.
+    # Three partials a worker, of a batch-invariant call 2 x 24, [rows, head_dim of a kernel] and a few
+    # numbers a row each; more than needed is no matter.
     # With fixed splits a worker has a piece of an item, and the items of a sequence have its rows together.
-    partials = 3 * max(workers, fixed_splits * q.shape[0])
+    partials = (48 if options.get("batch_invariant") else 3) * max(workers, fixed_splits * q.shape[0])
     rows, head_dim = lse[:1].numel(), q.shape[-1]
     workspace = torch.full((partials * rows * (2 * max(head_dim, 32) + 32),), garbage, device=q.device)
     options |= {"causal": inputs.causal, "num_workers": workers, "fixed_splits": fixed_splits}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from decode_cases import LAYOUTS, Inputs, check_error, make_inputs, plan_of
+from decode_cases import LAYOUTS, Inputs, check_error, make_inputs, of_sequences, plan_of
 from float8_contract import in_float8
 from hypothesis import strategies as st
 from int8_cases import SCALE_LAYOUTS, in_int8
@@ -41,6 +41,7 @@ class Call:
     cache_dtype: torch.dtype | None
     scales: str
     with_plan: bool
+    batch_invariant: bool
     promise: bool
     workers: int
     seed: int
@@ -112,7 +113,12 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         dtype=st.sampled_from(backend.dtypes),
         layout=st.sampled_from([layout for layout in LAYOUTS if layout != "expanded"]),
         page_size=st.sampled_from([0, 1, 16, 24]),
-        lengths=st.lists(st.integers(0, 400), min_size=1, max_size=5),
+        # Some with several pieces of a batch-invariant call.
+        lengths=st.lists(
+            st.one_of(st.integers(0, 400), st.integers(0, 400), st.integers(1000, 2300)),
+            min_size=1,
+            max_size=5,
+        ),
         causal=st.booleans(),
         window=st.one_of(st.just((-1, -1)), windows()),
         softcap=st.sampled_from([0.0, 2.0, 30.0]),
@@ -122,6 +128,7 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         cache_dtype=st.sampled_from([None, *backend.cache_dtypes]),
         scales=st.sampled_from(["none", "one", "heads"]),
         with_plan=st.booleans(),
+        batch_invariant=st.booleans(),
         promise=st.booleans(),
         workers=st.sampled_from([1, 2, 7, 40]),
         seed=st.integers(0, 3),
@@ -145,14 +152,20 @@ def check_call(call: Call, device: torch.device) -> None:
     poison_unseen(plain)
     inputs = call.rounded(plain)
     scales = take_scales(inputs)
-    cu_seqlens_q = inputs.options.pop("cu_seqlens_q", None)
-    more: dict[str, Any] = ScoreOptions(**inputs.options).as_op_arguments()
-    more |= {"causal": call.causal, "num_workers": call.workers, "cu_seqlens_q": cu_seqlens_q}
-    if call.promise:
-        more["fresh_tokens"] = call.q_len or 1
-    if call.with_plan:
-        inputs.options["cu_seqlens_q"] = cu_seqlens_q
-        more["plan"] = plan_of(inputs, call.workers)
+
+    def arguments(of: Inputs) -> dict[str, Any]:
+        cu_seqlens_q = of.options.get("cu_seqlens_q")
+        rest = {name: value for name, value in of.options.items() if name != "cu_seqlens_q"}
+        more: dict[str, Any] = ScoreOptions(**rest).as_op_arguments()
+        more |= {"causal": call.causal, "num_workers": call.workers, "batch_invariant": call.batch_invariant}
+        more["cu_seqlens_q"] = cu_seqlens_q
+        if call.promise:
+            more["fresh_tokens"] = call.q_len or 1
+        if call.with_plan:
+            more["plan"] = plan_of(of, call.workers, batch_invariant=call.batch_invariant)
+        return more
+
+    more = arguments(inputs)
 
     def check(result: tuple[Tensor, Tensor]) -> None:
         # Of few numbers the yardstick is right by chance, so some roundings are allowed beside it.
@@ -167,10 +180,14 @@ def check_call(call: Call, device: torch.device) -> None:
     decode_lse = torch.ops.leanattn.decode_lse
     got = decode_lse(*inputs.tensors(), **more, **scales)
     check(got)
+    if call.batch_invariant:
+        alone = of_sequences(inputs, [call.seed % len(call.lengths)])
+        expected = decode_lse(*alone.tensors(), **arguments(alone))
+        assert all(torch.equal(x[[call.seed % len(x)]], y) for x, y in zip(got, expected, strict=True))
     if call.page_size:
         pages, table = paged(plain, call.page_size, seed=call.seed)
         pages = call.rounded(pages)
         of_pages = decode_lse(*pages.tensors(), block_table=table, **more, **take_scales(pages))
         check(of_pages)
-        if device.type == "cpu":  # where pages change nothing of the tiling
+        if device.type == "cpu" or call.batch_invariant:  # where pages change nothing of the tiling
             assert all(map(torch.equal, of_pages, got))

@@ -124,6 +124,7 @@ DecodeCall checked_call(const DecodeArguments& args) {
   p.seqlens = static_cast<const int32_t*>(a.cache.seqlens.data);
   p.out = a.out.data;
   p.lse = a.lse ? static_cast<float*>(a.lse->data) : nullptr;
+  p.batch_invariant = args.batch_invariant;
   p.q_strides = row_strides(a.q);
   p.out_strides = row_strides(a.out);
   if (a.offsets) {  // a query token's place is one along either
@@ -195,6 +196,7 @@ void check_line_fits(const DecodeParams& p) {
 
 void apply_fixed_splits(DecodeParams& p, int32_t most_teams) {
   if (p.debug.fixed_splits == 0) return;
+  check_argument(!p.batch_invariant, "fixed_splits: ", p.debug.fixed_splits, ", expected 0 with batch_invariant");
   const int64_t teams = int64_t{p.batch} * p.items_per_team * p.debug.fixed_splits, pieces = teams * p.team_size;
   // Whole items take no ticket.
   const int64_t most = p.debug.fixed_splits == 1 ? int64_t{most_teams} * p.team_size : tile_table::kMaxWorkers;

@@ -42,6 +42,7 @@ struct DecodeArguments {
                                               // cache [batch, max_tokens, num_kv_heads], or of pages; or null
   const torch::stable::Tensor* v_scale;       // as k_scale
   const torch::stable::Tensor* cu_seqlens_q;  // [batch + 1] int32, or null
+  bool batch_invariant;                       // the same bits for a sequence whatever else is in the batch
 };
 
 // A call: what its kernel is given, and if its queries are packed what the blocks of them are made from.

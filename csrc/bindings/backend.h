@@ -29,9 +29,10 @@ void append_cuda(const AppendParams& params, int32_t device);
 bool has_wgmma(int32_t device);
 
 // Rows of an item of packed queries, tile_table::packed_rows().
-int32_t packed_rows_of(Device device, int32_t head_dim, int32_t itemsize);
+int32_t packed_rows_of(Device device, int32_t head_dim, int32_t itemsize, bool batch_invariant);
 
-// Float32 elements of all partials.
+// Float32 elements of all partials. Whatever the batch: it is bounded by the number of workers. Of a batch-invariant
+// call up to 2 x 24 partials a worker, some tens of MB, where others have 3.
 int64_t workspace_elements(const DecodeParams& params);
 // The memory of a workspace for a call on `device`; throws std::invalid_argument unless it can hold the partials.
 float* checked_workspace(const torch::stable::Tensor& workspace, const DecodeParams& params, Device device);

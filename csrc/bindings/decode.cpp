@@ -57,12 +57,13 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
               std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
               int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
               std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-              std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask, std::optional<Tensor> cu_seqlens_q) {
+              std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask, std::optional<Tensor> cu_seqlens_q,
+              bool batch_invariant) {
   Tensor out = empty_out(q);
   decode_out(q, k_cache, v_cache, cache_seqlens, out, std::nullopt, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
              std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale),
-             std::move(tree_mask), std::move(cu_seqlens_q));
+             std::move(tree_mask), std::move(cu_seqlens_q), batch_invariant);
   return out;
 }
 
@@ -74,13 +75,13 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
                                       std::optional<Tensor> sinks, std::optional<Tensor> alibi_slopes,
                                       std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
                                       std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask,
-                                      std::optional<Tensor> cu_seqlens_q) {
+                                      std::optional<Tensor> cu_seqlens_q, bool batch_invariant) {
   Tensor out = empty_out(q);
   Tensor lse = empty_lse(q, cu_seqlens_q.has_value());
   decode_out(q, k_cache, v_cache, cache_seqlens, out, lse, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
              std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale),
-             std::move(tree_mask), std::move(cu_seqlens_q));
+             std::move(tree_mask), std::move(cu_seqlens_q), batch_invariant);
   return {out, lse};
 }
 
@@ -89,11 +90,13 @@ void decode_out(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, c
                 std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
                 int64_t window_left, int64_t window_right, double softcap, std::optional<Tensor> sinks,
                 std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
-                std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask, std::optional<Tensor> cu_seqlens_q) {
+                std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask, std::optional<Tensor> cu_seqlens_q,
+                bool batch_invariant) {
   const ScoreArguments scores{window_left,           window_right,           softcap,           or_null(sinks),
                               or_null(alibi_slopes), or_null(cache_leftpad), or_null(tree_mask)};
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), scores, or_null(k_scale), or_null(v_scale), or_null(cu_seqlens_q)},
+       or_null(plan), or_null(block_table), scores, or_null(k_scale), or_null(v_scale), or_null(cu_seqlens_q),
+       batch_invariant},
       {});
 }
 
@@ -101,9 +104,11 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                   Tensor out, std::optional<Tensor> lse, Tensor workspace, std::optional<double> softmax_scale,
                   bool causal, int64_t num_workers, int64_t delay_seed, int64_t max_stages,
                   std::optional<int64_t> fresh_tokens, std::optional<Tensor> plan, std::optional<Tensor> block_table,
-                  int64_t fixed_splits, std::optional<Tensor> k_scale, std::optional<Tensor> v_scale) {
+                  int64_t fixed_splits, std::optional<Tensor> k_scale, std::optional<Tensor> v_scale,
+                  bool batch_invariant) {
   run({q, k_cache, v_cache, cache_seqlens, out, or_null(lse), softmax_scale, causal, num_workers, fresh_tokens,
-       or_null(plan), or_null(block_table), ScoreArguments{}, or_null(k_scale), or_null(v_scale), nullptr},
+       or_null(plan), or_null(block_table), ScoreArguments{}, or_null(k_scale), or_null(v_scale), nullptr,
+       batch_invariant},
       {.workspace = &workspace,
        .debug = {.delay_seed = static_cast<uint32_t>(delay_seed),
                  .max_stages = checked_stages(max_stages),

@@ -8,13 +8,13 @@
 #define LEANATTN_OPTIONS                                                                                \
   "int window_left=-1, int window_right=-1, float softcap=0.0, Tensor? sinks=None, "                    \
   "Tensor? alibi_slopes=None, Tensor? cache_leftpad=None, Tensor? k_scale=None, Tensor? v_scale=None, " \
-  "Tensor? tree_mask=None, Tensor? cu_seqlens_q=None"
+  "Tensor? tree_mask=None, Tensor? cu_seqlens_q=None, bool batch_invariant=False"
 
 // Of the two that plan.
 #define LEANATTN_PLANNED_SHAPES                                                                                        \
   "int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, int q_len=1, int num_workers=0, int page_size=0, " \
   "int window_left=-1, bool score_options=False, int itemsize=2, int window_right=-1, Tensor? cu_seqlens_q=None, "     \
-  "Tensor? cache_leftpad=None"
+  "Tensor? cache_leftpad=None, bool batch_invariant=False"
 
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(
@@ -42,7 +42,7 @@ STABLE_TORCH_LIBRARY(leanattn, m) {
       "Tensor(b!)? lse, Tensor(c!) workspace, *, float? softmax_scale=None, bool causal=True, "
       "int num_workers=0, int delay_seed=0, "
       "int max_stages=0, int? fresh_tokens=None, Tensor? plan=None, Tensor? block_table=None, int fixed_splits=0, "
-      "Tensor? k_scale=None, Tensor? v_scale=None) -> ()");
+      "Tensor? k_scale=None, Tensor? v_scale=None, bool batch_invariant=False) -> ()");
 }
 
 namespace {

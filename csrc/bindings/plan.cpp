@@ -16,10 +16,10 @@ namespace {
 
 // What a plan of packed queries counts as sequences. The arguments are checked afterwards.
 int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t num_q_heads, int64_t num_kv_heads,
-                          int64_t head_dim, int64_t itemsize) {
+                          int64_t head_dim, int64_t itemsize, bool batch_invariant) {
   const int32_t group = to_int32(num_q_heads, "num_q_heads") / std::max(1, to_int32(num_kv_heads, "num_kv_heads"));
-  const int32_t rows =
-      packed_rows_of(Device::of(cache_seqlens), to_int32(head_dim, "head_dim"), to_int32(itemsize, "itemsize"));
+  const int32_t rows = packed_rows_of(Device::of(cache_seqlens), to_int32(head_dim, "head_dim"),
+                                      to_int32(itemsize, "itemsize"), batch_invariant);
   const int32_t block_tokens = tile_table::block_tokens(std::max(1, group), rows);
   return PackedQueries::most_blocks(to_int32(tokens, "q: tokens"),
                                     to_int32(cache_seqlens.size(0), "cache_seqlens: batch"), block_tokens);
@@ -30,7 +30,7 @@ int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t n
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
               int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
               bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
-              std::optional<Tensor> cache_leftpad) {
+              std::optional<Tensor> cache_leftpad, bool batch_invariant) {
   const TensorView lengths = TensorView::of(cache_seqlens);
   check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
                  "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
@@ -61,6 +61,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
                    lengths.device);
     p.scores.leftpad = static_cast<const int32_t*>(pads.data);
   }
+  p.batch_invariant = batch_invariant;
   const int64_t group = num_q_heads / num_kv_heads;
   if (cu_seqlens_q) {
     p.group = to_int32(group, "num_q_heads");
@@ -81,13 +82,15 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
             int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
             bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
-            std::optional<Tensor> cache_leftpad) {
+            std::optional<Tensor> cache_leftpad, bool batch_invariant) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
   int64_t sequences = cache_seqlens.size(0);
-  if (cu_seqlens_q) sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim, itemsize);
+  if (cu_seqlens_q)
+    sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim, itemsize, batch_invariant);
   Tensor plan = empty_tensor({Plan::elements(sequences)}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
   plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size,
-           window_left, score_options, itemsize, window_right, std::move(cu_seqlens_q), std::move(cache_leftpad));
+           window_left, score_options, itemsize, window_right, std::move(cu_seqlens_q), std::move(cache_leftpad),
+           batch_invariant);
   return plan;
 }
 

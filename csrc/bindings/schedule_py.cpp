@@ -67,7 +67,7 @@ class CheckedShares {
 class Schedule {
  public:
   Schedule(std::vector<int32_t> seqlens, int32_t items_per_seq, int32_t tile_tokens, int32_t max_tokens,
-           int32_t workers, int32_t item_cost, bool planned)
+           int32_t workers, int32_t item_cost, bool planned, bool batch_invariant)
       : seqlens_(std::move(seqlens)),
         items_per_seq_(items_per_seq),
         tile_tokens_(tile_tokens),
@@ -81,12 +81,17 @@ class Schedule {
     check_range("workers", workers, 1, tile_table::kMaxWorkers);
     check_range("item_cost", item_cost, 0, kLargestItemCost);
     check_total_units();
-    cuts_ = planned ? cuts_of(line(), workers) : Cuts::of_line(line(), workers);
+    if (batch_invariant) fixed_ = FixedPieces::of(items_per_seq, workers, line().tiles_of(max_tokens));
+    cuts_ = planned ? cuts_of(line(), workers, fixed_) : Cuts::of_line(line(), workers, fixed_);
   }
 
   int32_t total_tiles() const { return leanattn::total_tiles(line()); }
   int32_t total_units() const { return leanattn::total_units(line()); }
   int32_t piece_tiles() const { return cuts_.pieces.tiles; }
+  int32_t fixed_pieces() const { return fixed_.most; }
+  int32_t partial_slots() const {
+    return fixed_.any() ? leanattn::partial_slots(workers_, fixed_) : leanattn::partial_slots(workers_);
+  }
   bool whole_items() const { return cuts_.whole.units > 0; }
   int32_t line_item_cost() const { return cuts_.item_cost; }
   CheckedShares shares() const { return CheckedShares(cuts_.shares); }
@@ -109,13 +114,14 @@ class Schedule {
   py::list cut_items() const {
     py::list rows;
     for (int32_t worker = 0; worker < workers_; ++worker) {
-      for (SpanCursor c = cursor(worker); !c.done(); c.next()) {
+      for (PieceCursor c = cursor(worker); !c.done(); c.next()) {
         const Span span = c.span();
         if (span.whole_item() || !span.starts_item()) continue;
-        const CutItem cut = cuts_.cut_item(worker, span);
-        py::tuple slots(cut.partials);
-        for (int32_t i = 0; i < cut.partials; ++i) slots[i] = cut.slot(i);
-        rows.append(py::make_tuple(span.seq, span.item, cut.first_worker, slots));
+        with_cut(worker, span, [&](const auto& cut, int32_t) {
+          py::tuple slots(cut.partials);
+          for (int32_t i = 0; i < cut.partials; ++i) slots[i] = cut.slot(i);
+          rows.append(py::make_tuple(span.seq, span.item, cut.first_worker, slots));
+        });
       }
     }
     return rows;
@@ -127,15 +133,31 @@ class Schedule {
             item_cost_};
   }
 
-  SpanCursor cursor(int32_t worker) const { return leanattn::worker_spans(line(), cuts_, worker); }
+  PieceCursor cursor(int32_t worker) const { return leanattn::worker_spans(line(), cuts_, worker, fixed_); }
+
+  // Calls use(how a cut span's item is cut, slot of the span's partial).
+  template <class Use>
+  void with_cut(int32_t worker, const Span& span, const Use& use) const {
+    if (fixed_.any()) {
+      const auto cut = CutPieces::of(fixed_, cuts_.shares, workers_, worker, span);
+      return use(cut, cut.slot(cut.piece));
+    }
+    use(cuts_.cut_item(worker, span), partial_slot(worker, span));
+  }
 
   void append_spans(int32_t worker, py::list& rows) const {
-    for (SpanCursor c = cursor(worker); !c.done(); c.next()) {
+    for (PieceCursor c = cursor(worker); !c.done(); c.next()) {
       const Span s = c.span();
-      const CutItem cut = s.whole_item() ? CutItem{worker, 1} : cuts_.cut_item(worker, s);
-      const py::object slot = s.whole_item() ? py::object(py::none()) : py::int_(partial_slot(worker, s));
-      rows.append(py::make_tuple(worker, s.seq, s.item, s.tile_begin, s.tile_end, s.item_tiles, s.item_line, slot,
-                                 cut.first_worker, cut.partials));
+      const auto append = [&](const py::object& slot, int32_t first_worker, int32_t partials) {
+        rows.append(py::make_tuple(worker, s.seq, s.item, s.tile_begin, s.tile_end, s.item_tiles, s.item_line, slot,
+                                   first_worker, partials));
+      };
+      if (s.whole_item()) {
+        append(py::none(), worker, 1);
+      } else {
+        with_cut(worker, s,
+                 [&](const auto& cut, int32_t slot) { append(py::int_(slot), cut.first_worker, cut.partials); });
+      }
     }
   }
 
@@ -152,6 +174,7 @@ class Schedule {
 
   std::vector<int32_t> seqlens_;  // [batch]
   int32_t items_per_seq_, tile_tokens_, max_tokens_, workers_, item_cost_;
+  FixedPieces fixed_{};
   Cuts cuts_{};
 };
 
@@ -166,14 +189,15 @@ std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const st
                                                                         int32_t max_tokens, int32_t num_kv_heads,
                                                                         int32_t rows, int32_t head_dim, int32_t workers,
                                                                         bool paged, int32_t itemsize,
-                                                                        bool score_options, int32_t packed_rows) {
+                                                                        bool score_options, int32_t packed_rows,
+                                                                        bool batch_invariant) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
   check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
   check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
-  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,       head_dim,
-                                paged, itemsize,   score_options, packed_rows};
+  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,        head_dim,
+                                paged, itemsize,   score_options, packed_rows, batch_invariant};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};
 }
@@ -231,7 +255,7 @@ PYBIND11_MODULE(_schedule, m) {
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
         py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("workers"), py::arg("paged"),
-        py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"));
+        py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"), py::arg("batch_invariant"));
   m.def("packed_rows", &leanattn::checked_packed_rows, py::arg("device_type"), py::arg("wgmma"), py::arg("head_dim"),
         py::arg("itemsize"));
   m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("group"), py::arg("packed_rows"));
@@ -248,12 +272,14 @@ PYBIND11_MODULE(_schedule, m) {
       .def("worker_of", &CheckedShares::worker_of, py::arg("unit"));
 
   py::class_<Schedule>(m, "Schedule")
-      .def(py::init<std::vector<int32_t>, int32_t, int32_t, int32_t, int32_t, int32_t, bool>(), py::arg("seqlens"),
-           py::arg("items_per_seq"), py::arg("tile_tokens"), py::arg("max_tokens"), py::arg("workers"),
-           py::arg("item_cost"), py::arg("planned"))
+      .def(py::init<std::vector<int32_t>, int32_t, int32_t, int32_t, int32_t, int32_t, bool, bool>(),
+           py::arg("seqlens"), py::arg("items_per_seq"), py::arg("tile_tokens"), py::arg("max_tokens"),
+           py::arg("workers"), py::arg("item_cost"), py::arg("planned"), py::arg("batch_invariant"))
       .def_property_readonly("total_tiles", &Schedule::total_tiles)
       .def_property_readonly("total_units", &Schedule::total_units)
       .def_property_readonly("piece_tiles", &Schedule::piece_tiles)
+      .def_property_readonly("fixed_pieces", &Schedule::fixed_pieces)
+      .def_property_readonly("partial_slots", &Schedule::partial_slots)
       .def_property_readonly("whole_items", &Schedule::whole_items)
       .def_property_readonly("line_item_cost", &Schedule::line_item_cost)
       .def_property_readonly("shares", &Schedule::shares)

@@ -7,7 +7,8 @@ namespace leanattn {
 
 int64_t workspace_elements(const DecodeParams& p) {
   if (p.debug.fixed_splits == 1) return 0;  // whole items leave no partials
-  return int64_t{partial_slots(p.workers)} * p.partial_floats;
+  const int32_t slots = p.fixed_pieces.any() ? partial_slots(p.workers, p.fixed_pieces) : partial_slots(p.workers);
+  return int64_t{slots} * p.partial_floats;
 }
 
 float* checked_workspace(const torch::stable::Tensor& workspace, const DecodeParams& p, Device device) {

@@ -29,10 +29,10 @@ struct Bundle {
   }
 
   // Takes the next bundle off the cursor, which must not be done.
-  static Bundle take(const DecodeParams& p, SpanCursor& cursor) {
+  static Bundle take(const DecodeParams& p, PieceCursor& cursor) {
     const Span first = cursor.span();
     const int32_t kv_head = first.item / p.row_blocks, first_row = first.item % p.row_blocks * p.block_rows;
-    const int32_t first_token = cursor.line.first_token(first.seq);
+    const int32_t first_token = cursor.spans.line.first_token(first.seq);
     const QueryBlock block = p.query_block(first.seq);
     const int32_t rows = std::min(p.block_rows, block.tokens * p.group - first_row);
     Bundle bundle{first, first_token, 1, kv_head, first_row, rows, block};

@@ -33,16 +33,42 @@ void pause(const DecodeParams& p, int32_t worker, uint32_t moment) {
 
 struct WorkerShare {
   Cuts cuts;
-  SpanCursor spans;
+  PieceCursor spans;
 };
+
+int32_t item_kind(const DecodeParams& p) { return PlanHeader::kind_of(p.line(), p.fixed_pieces); }
 
 WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
   const TileLine line = p.line();
   const Plan plan{p.plan};
-  if (p.debug.fixed_splits > 0) return {{}, FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker)};
-  if (plan.serves(line, p.teams)) return {plan.header().cuts, plan.share(worker).on(plan.on_its_lengths(line))};
-  const Cuts cuts = Cuts::of_line(line, p.teams);
-  return {cuts, worker_spans(line, cuts, worker)};
+  if (p.debug.fixed_splits > 0) return {{}, {FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker), {}}};
+  if (plan.serves(line, item_kind(p), p.teams)) {
+    return {plan.header().cuts, {plan.share(worker).on(plan.on_its_lengths(line)), p.fixed_pieces}};
+  }
+  const Cuts cuts = Cuts::of_line(line, p.teams, p.fixed_pieces);
+  return {cuts, worker_spans(line, cuts, worker, p.fixed_pieces)};
+}
+
+// Stage 3: the partial of a span has been written. The rows of its item, if this worker is the last one to have
+// anything of it.
+std::optional<SoftmaxRows> reduce(const DecodeParams& p, const TileKernels& kernels, const Cuts& cuts, int32_t worker,
+                                  const Bundle& bundle) {
+  const auto merge = [&](const auto& cut, uint32_t own, bool shared) -> std::optional<SoftmaxRows> {
+    pause(p, worker, 0);
+    if (shared && !takes_last_ticket(p, cut, own)) return std::nullopt;
+    pause(p, worker, 1);
+    return merge_partials(p, cut, kernels, bundle.rows);
+  };
+  if (!p.fixed_pieces.any()) return merge(p.cut_item(cuts, worker, bundle.span), 1, true);
+  const auto cut = CutPieces::of(p.fixed_pieces, cuts.shares, p.teams, worker, bundle.span);
+  return cut.last_own() ? merge(cut, cut.own(), cut.shared()) : std::nullopt;
+}
+
+// Where the partial of a span goes.
+int32_t slot_of(const DecodeParams& p, const Cuts& cuts, int32_t worker, const Span& span) {
+  if (!p.fixed_pieces.any()) return partial_slot(worker, span);
+  const auto cut = CutPieces::of(p.fixed_pieces, cuts.shares, p.teams, worker, span);
+  return cut.slot(cut.piece);
 }
 
 }  // namespace
@@ -50,10 +76,10 @@ WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
 void make_plan(const DecodeParams& p) {
   const TileLine line = p.line();
   const Plan plan{p.plan};
-  const Cuts cuts = cuts_of(line, p.teams);
-  plan.header() = PlanHeader::of(line, p.teams, cuts);
+  const Cuts cuts = cuts_of(line, p.teams, p.fixed_pieces);
+  plan.header() = PlanHeader::of(line, item_kind(p), p.teams, cuts);
   for (int32_t worker = 0; worker < p.teams; ++worker) {
-    plan.share(worker) = PlannedShare::of(worker_spans(line, cuts, worker));
+    plan.share(worker) = PlannedShare::of(worker_spans(line, cuts, worker, p.fixed_pieces).spans);
   }
   for (int32_t seq = 0; seq < line.batch; ++seq) plan.keep(line, seq);
 }
@@ -63,7 +89,7 @@ void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worke
 
   // 1 schedule
   const auto [cuts, first] = worker_share(p, worker);
-  SpanCursor cursor = first;
+  PieceCursor cursor = first;
   const auto take = [&] { return cursor.done() ? std::nullopt : std::optional(Bundle::take(p, cursor)); };
 
   WorkerMemory memory;
@@ -74,18 +100,16 @@ void run_worker(const DecodeParams& p, const TileKernels& kernels, int32_t worke
 
     // 2 lean tile loop
     const bool whole = bundle.span.whole_item();
-    SoftmaxRows rows = whole ? SoftmaxRows{memory.out, memory.ml} : partial(p, partial_slot(worker, bundle.span));
+    SoftmaxRows rows = whole ? SoftmaxRows{memory.out, memory.ml} : partial(p, slot_of(p, cuts, worker, bundle.span));
     const SpanTask task = bundle.task(p);
     const std::optional<SpanTask> next = following ? std::optional(following->task(p)) : std::nullopt;
     kernels.attend(task, next ? &*next : nullptr, {memory.q, memory.scores}, rows);
 
     // 3 host-block reduction
     if (!whole) {
-      const CutItem item = p.cut_item(cuts, worker, bundle.span);
-      pause(p, worker, 0);
-      if (!arrives_last(p, item)) continue;
-      pause(p, worker, 1);
-      rows = merge_partials(p, item, kernels, bundle.rows);
+      const std::optional<SoftmaxRows> merged = reduce(p, kernels, cuts, worker, bundle);
+      if (!merged) continue;
+      rows = *merged;
     }
 
     // 4 output

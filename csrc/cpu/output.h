@@ -56,7 +56,7 @@ inline void write_output(const DecodeParams& p, const TileKernels& kernels, cons
 // of a sink alone.
 inline void write_empty_outputs(const DecodeParams& p, int32_t worker) {
   const int32_t query_heads = p.num_kv_heads * p.group;
-  const TileLine line = over_planned_lengths(p, p.line());
+  const TileLine line = over_planned_lengths(p, p.line(), PlanHeader::kind_of(p.line(), p.fixed_pieces));
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
     const QueryBlock block = p.query_block(seq);

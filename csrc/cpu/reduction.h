@@ -13,11 +13,13 @@ inline SoftmaxRows partial(const DecodeParams& p, int32_t slot) {
   return {memory, memory + int64_t{p.block_rows} * p.head_dim};
 }
 
-// Says that a partial of the item lies in its slot. True for the worker that comes last: it sees all the others'
-// partials (the chain of acq_rel increments), and leaves the ticket at zero for the next call.
-inline bool arrives_last(const DecodeParams& p, const CutItem& item) {
+// Says that so many partials of the item lie in their slots: all that this worker has. True for the worker that comes
+// last: it sees all the others' partials (the chain of acq_rel increments), and leaves the ticket at zero for the next
+// call. `Cut`: CutItem, or CutPieces of a batch-invariant call.
+template <class Cut>
+bool takes_last_ticket(const DecodeParams& p, const Cut& item, uint32_t partials) {
   std::atomic_ref<uint32_t> ticket(p.workspace.tickets[item.first_worker]);
-  const uint32_t arrived = ticket.fetch_add(1, std::memory_order_acq_rel) + 1;
+  const uint32_t arrived = ticket.fetch_add(partials, std::memory_order_acq_rel) + partials;
   if (arrived != static_cast<uint32_t>(item.partials)) return false;
   ticket.store(0, std::memory_order_relaxed);
   return true;
@@ -25,8 +27,8 @@ inline bool arrives_last(const DecodeParams& p, const CutItem& item) {
 
 // Merges in token order, so that the result does not depend on who finished when. The partial of slot(0) becomes the
 // sum: nobody else reads it any more. Returns it.
-inline SoftmaxRows merge_partials(const DecodeParams& p, const CutItem& item, const TileKernels& kernels,
-                                  int32_t rows) {
+template <class Cut>
+SoftmaxRows merge_partials(const DecodeParams& p, const Cut& item, const TileKernels& kernels, int32_t rows) {
   const SoftmaxRows sum = partial(p, item.slot(0));
   for (int32_t i = 1; i < item.partials; ++i) kernels.merge(sum, partial(p, item.slot(i)), rows, p.head_dim);
   return sum;

@@ -13,7 +13,7 @@
 // all sequences are equally long: then it is a matter of some divisions.
 #pragma once
 
-#include "schedule.h"
+#include "fixed_pieces.h"
 
 namespace leanattn {
 
@@ -181,8 +181,13 @@ struct Cuts {
   int32_t item_cost;  // of the line
 
   LEANATTN_HOST_DEVICE static Cuts of_line(const LineCut& cut) { return {cut.shares, {}, {}, cut.item_cost}; }
+  // Of a batch-invariant call, with a plan or without: shares whose ends are then moved to borders of pieces.
+  LEANATTN_HOST_DEVICE static Cuts of_fixed_pieces(const TileLine& line, int32_t total_units, int32_t workers) {
+    return {Shares::of(total_units, workers), {}, {}, line.item_cost};
+  }
   // Of a call without a plan, by one thread.
-  static Cuts of_line(const TileLine& line, int32_t workers) {
+  static Cuts of_line(const TileLine& line, int32_t workers, const FixedPieces& fixed = {}) {
+    if (fixed.any()) return of_fixed_pieces(line, total_units(line), workers);
     return of_line(LineCut::of(line, total_units(line), longest_item_units(line), workers));
   }
 
@@ -192,7 +197,8 @@ struct Cuts {
 };
 
 // The cuts of a plan, by one thread; by a warp: plan.cu.
-inline Cuts cuts_of(const TileLine& line, int32_t workers) {
+inline Cuts cuts_of(const TileLine& line, int32_t workers, const FixedPieces& fixed = {}) {
+  if (fixed.any()) return Cuts::of_line(line, workers, fixed);
   const int32_t tiles = total_tiles(line), units = total_units(line);
   Cuts cuts{shares_of(line, units, workers), {}, {}, line.item_cost};
   const int32_t longest = longest_item_units(line);
@@ -215,31 +221,32 @@ inline Cuts cuts_of(const TileLine& line, int32_t workers) {
   return cuts;
 }
 
-// The border of items that is nearest to place `at` of the line; by one thread.
-inline int32_t whole_item_cut(const TileLine& line, int32_t at) {
+// Place `at` of the line moved to a border: of items, the nearest one, or of fixed pieces; by one thread.
+inline int32_t moved_cut(const TileLine& line, int32_t at, const FixedPieces& fixed) {
   int32_t seq = 0, begin = 0;
   while (seq < line.batch && at >= begin + line.seq_units(seq)) begin += line.seq_units(seq++);
   if (seq == line.batch) return at;  // the end of the line
-  const int32_t item_units = line.item_units(seq);
-  return WholeItems::nearest_border(at, at - (at - begin) % item_units, item_units);
+  const int32_t item_units = line.item_units(seq), offset = (at - begin) % item_units;
+  if (fixed.any()) return at - offset + moved_to_border(line, fixed, line.item_tiles(seq), offset);
+  return WholeItems::nearest_border(at, at - offset, item_units);
 }
 
 // The spans of a worker, by one thread that walks the batch from its start.
-inline SpanCursor worker_spans(TileLine line, const Cuts& cuts, int32_t worker) {
+inline PieceCursor worker_spans(TileLine line, const Cuts& cuts, int32_t worker, const FixedPieces& fixed = {}) {
   line.item_cost = cuts.item_cost;
   if (cuts.pieces.tiles > 0) {
     for (int32_t seq = 0, first = 0; seq < line.batch; ++seq) {
       const int32_t pieces = cuts.pieces.count(line.item_tiles(seq)) * line.items_per_seq;
-      if (worker < first + pieces) return cuts.pieces.worker_spans(line, seq, worker - first);
+      if (worker < first + pieces) return {cuts.pieces.worker_spans(line, seq, worker - first), fixed};
       first += pieces;
     }
-    return SpanCursor::none(line);
+    return {SpanCursor::none(line), fixed};
   }
-  if (cuts.whole.units > 0) {
-    const auto cut = [&](int32_t i) { return whole_item_cut(line, cuts.whole.cut(i, total_units(line))); };
-    return worker_spans(line, cut(worker), cut(worker + 1));
-  }
-  return worker_spans(line, cuts.shares.begin(worker), cuts.shares.begin(worker + 1));
+  const auto cut = [&](int32_t i) {
+    if (fixed.any()) return moved_cut(line, cuts.shares.begin(i), fixed);
+    return cuts.whole.units > 0 ? moved_cut(line, cuts.whole.cut(i, total_units(line)), fixed) : cuts.shares.begin(i);
+  };
+  return {worker_spans(line, cut(worker), cut(worker + 1)), fixed};
 }
 
 }  // namespace leanattn

@@ -48,6 +48,8 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     // Also what orders the clearing of the partial and its writing.
     ptx::mbarrier_wait(&ring.smem.task_there[span_slot.slot], span_slot.parity);
     const SpanTask task = ring.smem.tasks[span_slot.slot];  // before the slot may be free
+    CutPieces pieces;                                       // of a batch-invariant call
+    if (fixed_pieces_of<Traits>(params).any()) pieces = ring.smem.pieces[span_slot.slot];
     ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
     stage.advance(ring.num_stages);
     span_slot.advance(ring.num_stages);
@@ -60,10 +62,10 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       return ResultRow<Traits>::of(params, task.rows, task.whole_item, partial, row, column, ml);
     });
     if (!task.whole_item) {
-      const Merges merges = merges_of<Traits>(ring.smem, task);
+      const Merges merges = merges_of<Traits>(params, ring.smem, task, pieces);
       const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;
       const Staging staging{reinterpret_cast<float*>(ring.tiles), idle_floats};
-      if (merges.of_group || merges.of_item) reduce_partials<Traits>(params, task, merges, staging);
+      if (merges.of_group || merges.of_item) reduce_partials<Traits>(params, task, pieces, merges, staging);
     }
   }
 }

@@ -64,6 +64,13 @@ struct SpanTask {
     }
     return task;
   }
+  // Of a batch-invariant call. All partials of an item are merged at once.
+  __device__ __forceinline__ static SpanTask of_piece(const CutPieces& cut, const Span& span, const ItemRows& rows,
+                                                      bool ends_share) {
+    const MergeGroups groups{cut.partials, 1};
+    return {rows, span.whole_item(), cut.slot(cut.piece), {cut.first_worker, cut.partials}, groups,
+            0,    cut.partials,      ends_share};
+  }
 };
 
 // Which merges of a cut span's item fall to this worker.

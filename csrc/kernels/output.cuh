@@ -55,7 +55,7 @@ struct OutputRow {
 // Empty sequences are on no worker's share of the line; each worker serves every workers-th sequence.
 template <typename Traits>
 __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32_t worker) {
-  const TileLine line = over_planned_lengths(p, line_of<Traits>(p));
+  const TileLine line = over_planned_lengths(p, line_of<Traits>(p), item_kind_of<Traits>(p));
   for (int32_t seq = worker; seq < p.batch; seq += p.workers) {
     if (line.tokens(seq) > 0) continue;
     const QueryBlock block = Traits::kGeneral ? p.query_block(seq) : QueryBlock{seq, seq, p.q_len};

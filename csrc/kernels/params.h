@@ -170,6 +170,8 @@ struct DecodeParams {
   ScoreOptions scores;
   bool score_options;  // there are some
   TokenScales k_token_scales, v_token_scales;
+  bool batch_invariant;
+  FixedPieces fixed_pieces;  // of a batch-invariant call; else none
 
   LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
     const int32_t token = q_len == 1 ? 0 : row / group;

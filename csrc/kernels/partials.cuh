@@ -73,6 +73,11 @@ struct PartialList {
     const int32_t slot = group_slot(p.teams, cut.first_worker, 0), floats = floats_of_slot(p);
     return {Partial<Traits>::at(p, slot).memory, floats, floats, groups.count};
   }
+  // Of all pieces of an item.
+  __device__ __forceinline__ static PartialList of_pieces(const DecodeParams& p, const CutPieces& cut) {
+    const int32_t floats = floats_of_slot(p);
+    return {Partial<Traits>::at(p, cut.first_slot).memory, floats, floats, cut.partials};
+  }
   // A slot has a partial of every member of a team.
   __device__ __forceinline__ static int32_t floats_of_slot(const DecodeParams& p) {
     return p.team_size * p.partial_floats;

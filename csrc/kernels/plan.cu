@@ -36,7 +36,7 @@ __device__ __forceinline__ Pieces find_pieces(const TileLine& line, int32_t work
   return found;
 }
 
-// As whole_item_cut() of cuts.h.
+// As moved_cut() of cuts.h.
 __device__ __forceinline__ int32_t whole_item_cut(const LineOfWarp<false>& warp_line, int32_t at) {
   if (at == warp_line.total_units) return at;
   const SequencePlace place = warp_line.find(at);
@@ -88,16 +88,22 @@ __device__ __forceinline__ WorkerShare locate_on_line(const TileLine& line, int3
   return {cuts, warp_line.spans(begin, end - begin)};
 }
 
-__global__ void plan_kernel(const __grid_constant__ TileLine line, const int32_t workers, int32_t* memory) {
+__device__ __forceinline__ WorkerShare find_planned_share(const TileLine& line, const FixedPieces& fixed,
+                                                          int32_t workers, int32_t worker) {
+  if (fixed.any()) return locate_fixed_pieces(line, fixed, workers, worker);
+  const LaneRun run = LaneRun::of(line);
+  const Pieces pieces = find_pieces(line, workers, run);
+  return pieces.tiles > 0 ? locate_piece(line, pieces, run, worker) : locate_on_line(line, workers, worker);
+}
+
+__global__ void plan_kernel(const __grid_constant__ TileLine line, const FixedPieces fixed, const int32_t workers,
+                            int32_t* memory) {
   const Plan plan{memory};
   const int32_t thread = blockIdx.x * blockDim.x + threadIdx.x, worker = thread / 32;
   if (worker < workers) {
-    const LaneRun run = LaneRun::of(line);
-    const Pieces pieces = find_pieces(line, workers, run);
-    const WorkerShare share =
-        pieces.tiles > 0 ? locate_piece(line, pieces, run, worker) : locate_on_line(line, workers, worker);
+    const WorkerShare share = find_planned_share(line, fixed, workers, worker);
     if (thread % 32 == 0) plan.share(worker) = PlannedShare::of(share.spans);
-    if (thread == 0) plan.header() = PlanHeader::of(line, workers, share.cuts);
+    if (thread == 0) plan.header() = PlanHeader::of(line, PlanHeader::kind_of(line, fixed), workers, share.cuts);
   }
   for (int32_t seq = thread; seq < line.batch; seq += gridDim.x * blockDim.x) plan.keep(line, seq);
 }
@@ -105,7 +111,8 @@ __global__ void plan_kernel(const __grid_constant__ TileLine line, const int32_t
 }  // namespace
 
 cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream) {
-  plan_kernel<<<ceil_div(params.teams, kWarps), 32 * kWarps, 0, stream>>>(params.line(), params.teams, params.plan);
+  plan_kernel<<<ceil_div(params.teams, kWarps), 32 * kWarps, 0, stream>>>(params.line(), params.fixed_pieces,
+                                                                          params.teams, params.plan);
   return cudaGetLastError();
 }
 

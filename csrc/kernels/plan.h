@@ -12,22 +12,23 @@ namespace leanattn {
 
 // What the plan was made for, and where the items are cut.
 struct alignas(16) PlanHeader {
-  int32_t batch, items_per_seq, tile_tokens, item_cost, max_tokens, workers;
+  int32_t batch, items_per_seq, tile_tokens, item_kind, max_tokens, workers;
   Cuts cuts;
 
-  LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t workers, const Cuts& cuts) {
-    return {line.batch, line.items_per_seq, line.tile_tokens, item_cost_of(line), line.max_tokens, workers, cuts};
+  // What an item costs, the pieces it may have, whether there is padding on the left, and how queries are packed: one
+  // number, so that a kernel that knows of nothing but the cost compares that alone.
+  LEANATTN_HOST_DEVICE static int32_t kind_of(const TileLine& line, const FixedPieces& fixed) {
+    constexpr int32_t kPadding = 8, kBlockTokens = 9, kPieces = 18;  // bits ahead of each
+    return line.item_cost + (line.leftpad != nullptr ? 1 << kPadding : 0) + (line.block_tokens << kBlockTokens) +
+           (fixed.most << kPieces);
   }
-  LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t of_workers) const {
+  LEANATTN_HOST_DEVICE static PlanHeader of(const TileLine& line, int32_t item_kind, int32_t workers,
+                                            const Cuts& cuts) {
+    return {line.batch, line.items_per_seq, line.tile_tokens, item_kind, line.max_tokens, workers, cuts};
+  }
+  LEANATTN_HOST_DEVICE bool fits(const TileLine& line, int32_t kind, int32_t of_workers) const {
     return batch == line.batch && items_per_seq == line.items_per_seq && tile_tokens == line.tile_tokens &&
-           item_cost == item_cost_of(line) && max_tokens == line.max_tokens && workers == of_workers;
-  }
-
- private:
-  // And whether there is padding on the left, and how queries are packed, in a number that kernels compare anyway.
-  static constexpr int32_t kWithPadding = 1 << 16, kBlockToken = 1 << 17;
-  LEANATTN_HOST_DEVICE static int32_t item_cost_of(const TileLine& line) {
-    return line.item_cost + (line.leftpad != nullptr ? kWithPadding : 0) + line.block_tokens * kBlockToken;
+           item_kind == kind && max_tokens == line.max_tokens && workers == of_workers;
   }
 };
 
@@ -65,8 +66,8 @@ struct Plan {
   }
 
   // Of a plan for other shapes, nothing is used: the call is right without it.
-  LEANATTN_HOST_DEVICE bool serves(const TileLine& line, int32_t workers) const {
-    return memory != nullptr && header().fits(line, workers);
+  LEANATTN_HOST_DEVICE bool serves(const TileLine& line, int32_t item_kind, int32_t workers) const {
+    return memory != nullptr && header().fits(line, item_kind, workers);
   }
   LEANATTN_HOST_DEVICE TileLine on_its_lengths(TileLine line) const {
     line.seqlens = lengths();
@@ -76,9 +77,10 @@ struct Plan {
 };
 
 // `line`, of a call, over the lengths of its plan if it has one.
-LEANATTN_HOST_DEVICE TileLine over_planned_lengths(const DecodeParams& params, const TileLine& line) {
+LEANATTN_HOST_DEVICE TileLine over_planned_lengths(const DecodeParams& params, const TileLine& line,
+                                                   int32_t item_kind) {
   const Plan plan{params.plan};
-  return plan.serves(line, params.teams) ? plan.on_its_lengths(line) : line;
+  return plan.serves(line, item_kind, params.teams) ? plan.on_its_lengths(line) : line;
 }
 
 }  // namespace leanattn

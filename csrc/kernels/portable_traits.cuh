@@ -20,6 +20,7 @@ struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, CachedOf<El
   using Loop = TileLoop<PortableTraits>;
   static constexpr bool kPaged = kKind != KernelKind::kPlain;
   static constexpr bool kGeneral = is_general(kKind);
+  static constexpr bool kFixedPieces = kGeneral;  // of batch-invariant calls
   static constexpr bool kNeedsSm90a = false, kPackedOnly = false;
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 

@@ -18,14 +18,14 @@ namespace leanattn {
 // Walks the tiles of a share.
 template <typename Traits>
 struct TileCursor {
-  SpanCursor spans;
+  Spans<Traits> spans;
   Span span;      // the current one
   int32_t token;  // first token of the next tile
   int32_t end;    // of the span
   int32_t ahead;  // tokens of the sequence that no query sees, ahead of those that are counted here
   bool first;     // the next tile is the span's first
 
-  __device__ __forceinline__ explicit TileCursor(const SpanCursor& at) : spans(at) { begin_span(); }
+  __device__ __forceinline__ explicit TileCursor(const Spans<Traits>& at) : spans(at) { begin_span(); }
 
   __device__ __forceinline__ bool done() const { return spans.done(); }
   // Tokens of the sequence from the next tile on.
@@ -48,7 +48,11 @@ struct TileCursor {
     token = span.tile_begin * Traits::kTileTokens;
     end = min(span.tokens, span.tile_end * Traits::kTileTokens);
     ahead = 0;
-    if constexpr (Traits::kGeneral) ahead = spans.line.first_token(span.seq);
+    if constexpr (Traits::kFixedPieces) {
+      ahead = spans.spans.line.first_token(span.seq);
+    } else if constexpr (Traits::kGeneral) {
+      ahead = spans.line.first_token(span.seq);
+    }
     first = true;
   }
 };
@@ -69,12 +73,25 @@ __device__ __forceinline__ void load_first_query(const DecodeParams& params, con
   compute_barrier<Traits>();
 }
 
+// What is to be done with the current span. Of a batch-invariant call, `pieces` is where the rest of that is written.
+template <typename Traits>
+__device__ __forceinline__ SpanTask task_of(const DecodeParams& params, CutPieces& pieces, const Cuts& cuts,
+                                            const TileCursor<Traits>& tiles, const ItemRows& rows) {
+  if constexpr (Traits::kFixedPieces) {
+    if (params.fixed_pieces.any()) {
+      pieces = CutPieces::of(params.fixed_pieces, cuts.shares, params.teams, team_here(), tiles.span);
+      return SpanTask::of_piece(pieces, tiles.span, rows, tiles.spans.last());
+    }
+  }
+  return SpanTask::of(params, cuts, tiles.span, rows, tiles.spans.last());
+}
+
 template <typename Traits>
 __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
   using Loader = typename Traits::Loader;
   const bool promised = !Traits::kPackedOnly && params.promised();
   if (!promised) ptx::grid_dependency_wait();
-  const WorkerShare share = worker_share<Traits>(params, team_here());
+  const auto share = worker_share<Traits>(params, team_here());
   TileCursor<Traits> tiles(share.spans);
   SpanItem item{};
   if (!tiles.done()) item = SpanItem::of<Traits>(params, tiles.span);
@@ -91,7 +108,9 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     return;
   }
   RingIndex stage, span_slot, landing;
-  int cut_spans = 0, first_cut = 0, second_cut = 0;  // not announced yet; slots
+  // Not announced yet, and their slots: while the producer waits for the kernel ahead, a share's first span and its
+  // last one, or one piece, the last of an item (traits.cuh).
+  int cut_spans = 0, first_cut = 0, second_cut = 0;
   // No more than there are stages: further back, a stage's barrier may be a whole round on, and its parity the same.
   const int32_t most_in_flight = min(Traits::kMostInFlight, ring.num_stages);
   int32_t in_flight = 0, begun = 0, held = 0;
@@ -105,7 +124,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       // Scales come through L1, where those of fresh tokens may stand as they were, beside others.
       if constexpr (Traits::kTokenScales) __threadfence();
       waiting = false;
-      SpanCursor spans = share.spans;
+      auto spans = share.spans;
       for (int slot = 1; slot < begun; ++slot) {
         spans.next();
         const Span span = spans.span();
@@ -149,7 +168,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     if (tiles.last()) {
       // Not before the last tile: it would hold up the loads of the first ones.
       if (Loader::writes_tasks()) {
-        const auto task = SpanTask::of(params, share.cuts, tiles.span, item.rows, tiles.spans.last());
+        const auto task = task_of<Traits>(params, ring.smem.pieces[span_slot.slot], share.cuts, tiles, item.rows);
         ring.smem.tasks[span_slot.slot] = task;
         if (task.whole_item) ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
       }

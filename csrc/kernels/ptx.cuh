@@ -14,6 +14,13 @@ __device__ __forceinline__ uint32_t atomic_inc_acq_rel(uint32_t* address, uint32
   return old;
 }
 
+// Takes `count` tickets at once: returns the old value. Releases and acquires like the one above.
+__device__ __forceinline__ uint32_t atomic_add_acq_rel(uint32_t* address, uint32_t count) {
+  uint32_t old;
+  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(count) : "memory");
+  return old;
+}
+
 // 2^x, with 2 ulp of error; 0 for -inf.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

@@ -1,7 +1,8 @@
 // Stage 3: the host-block reduction. Every span of a cut item leaves a partial (m, l, O) in the workspace, and one of
 // the workers, the host block (tickets.cuh), merges them in token order. An item of many partials is merged in two
 // levels: groups of neighbours first, then the groups (MergeGroups). The order of the sums is that of the tokens and
-// not of arrival: the same bits on every run.
+// not of arrival: the same bits on every run. In a batch-invariant call (fixed_pieces.h) a worker may have several
+// partials of an item, or all of them.
 //
 // A trip to L2 takes a third of a microsecond, and the tail of a call is made of them. So nobody asks whether a partial
 // is complete: before its worker takes a ticket it is cleared to a value that is never written (kUnwritten), and who
@@ -44,10 +45,10 @@ struct ResultRow {
 };
 
 // The merges that fall to this worker after its span, one at least. What ends in the host block of the item with
-// 4. its output.
+// 4. its output. `pieces`: of a batch-invariant call.
 template <typename Traits>
-__device__ __forceinline__ void reduce_partials(const DecodeParams& p, const SpanTask& task, const Merges& merges,
-                                                const Staging& staging) {
+__device__ __forceinline__ void reduce_partials(const DecodeParams& p, const SpanTask& task, const CutPieces& pieces,
+                                                const Merges& merges, const Staging& staging) {
   using List = PartialList<Traits>;
   const CutItem& cut = task.cut;
   const MergeGroups& groups = task.groups;
@@ -55,10 +56,10 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
 #pragma unroll 1
   for (bool top = !merges.of_group;; top = true) {
     const bool of_groups = top && groups.count > 1;
-    const List list =
-        of_groups ? List::of_groups(p, cut, groups) : List::of(p, cut, task.group * groups.size, task.members);
+    List list = of_groups ? List::of_groups(p, cut, groups) : List::of(p, cut, task.group * groups.size, task.members);
+    if (fixed_pieces_of<Traits>(p).any()) list = List::of_pieces(p, pieces);
     debug_delay(p.debug, worker_here(p), 4 * task.rows.query + 2 + of_groups);
-    compute_barrier<Traits>();  // nobody reads what was in the ring
+    compute_barrier<Traits>();  // nobody reads what was in the ring, and what all have written is there
     merge_partials<Traits>(list, staging, task.rows.count, [&](int row, int column, float4 o, float2 ml) {
       ResultRow<Traits>::of(p, task.rows, top, group_result, row, column, ml).store(p, column, o);
     });

@@ -217,6 +217,7 @@ LEANATTN_HOST_DEVICE SpanCursor worker_spans(const TileLine& line, int32_t begin
 // At most the first and the last span of a worker are cut, so two slots a worker are enough for any batch:
 // slot 2w holds the partial of a span that continues an item, slot 2w + 1 of one that begins it. One more a worker
 // holds the results of groups of partials (MergeGroups): an item has fewer groups than workers that do nothing else.
+// A batch-invariant call needs more (fixed_pieces.h).
 LEANATTN_HOST_DEVICE constexpr int32_t partial_slots(int32_t workers) { return 3 * workers; }
 LEANATTN_HOST_DEVICE constexpr int32_t group_slot(int32_t workers, int32_t first_worker, int32_t group) {
   return 2 * workers + first_worker + 1 + group;

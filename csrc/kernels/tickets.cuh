@@ -4,7 +4,7 @@
 // So the host block may have to wait for partials, but only of workers that have taken a ticket. Those are running,
 // their last tile is on its way or about to be asked for, and none of them can wait for the host block in turn: all
 // workers of an item but its first one begin their share with it, and that one can only be waiting for an earlier item
-// (docs/design.md).
+// (docs/design.md). The same holds of a batch-invariant call: with an item that a worker has alone it waits for nobody.
 #pragma once
 
 #include "debug_delay.cuh"
@@ -37,6 +37,20 @@ __device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const Span
   return {!alone, is_last(cut.first_worker + groups.item_ticket(), groups.count)};
 }
 
+// The same of a batch-invariant call, after all partials of the item that are this worker's have been cleared. There is
+// a ticket for each, and a worker takes all of its own at once: how many workers have some, it need not know.
+__device__ __forceinline__ Merges take_tickets_of_pieces(const DecodeParams& p, const SpanTask& task,
+                                                         const CutPieces& cut) {
+  debug_delay(p.debug, worker_here(p), 4 * task.rows.query);
+  bool last = false;
+  if (int(threadIdx.x) % 32 == 0) {
+    uint32_t* tickets = p.workspace.tickets + cut.first_worker * p.team_size + member_here();
+    last = ptx::atomic_add_acq_rel(tickets, cut.own()) + cut.own() == uint32_t(cut.partials);
+    if (last) *tickets = 0;  // nobody else asks for one before the next call
+  }
+  return {false, last};
+}
+
 // Of a cut span whose task is in `slot`: clears its partial, lets the warps that compute write it, and takes its
 // tickets. A warp calls it.
 template <typename Traits>
@@ -45,19 +59,28 @@ __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, typenam
   const int lane = int(threadIdx.x) % 32;
   __syncwarp();  // the lane that wrote the task has done so
   const SpanTask task = smem.tasks[slot];
-  Partial<Traits>::at(p, task.slot).clear(p, task.rows.count);
+  const bool pieces = fixed_pieces_of<Traits>(p).any();
+  // What no other worker reads is read behind a barrier.
+  const bool shared = !pieces || smem.pieces[slot].shared();
+  if (shared) Partial<Traits>::at(p, task.slot).clear(p, task.rows.count);
   __syncwarp();
   if (lane == 0) ptx::mbarrier_arrive(&smem.task_there[slot]);
-  const Merges merges = take_tickets<Traits>(p, task);
+  if (pieces && !(shared && smem.pieces[slot].last_own())) return;
+  const Merges merges = pieces ? take_tickets_of_pieces(p, task, smem.pieces[slot]) : take_tickets<Traits>(p, task);
   if (lane == 0) {
     smem.merges[task.ends_share] = merges;
     ptx::mbarrier_arrive(&smem.tickets_there[task.ends_share]);
   }
 }
 
-// The answer, for the warps that compute.
+// The answer, for the warps that compute. `cut`: of a batch-invariant call.
 template <typename Traits>
-__device__ __forceinline__ Merges merges_of(typename Traits::SharedMemory& smem, const SpanTask& task) {
+__device__ __forceinline__ Merges merges_of(const DecodeParams& p, typename Traits::SharedMemory& smem,
+                                            const SpanTask& task, const CutPieces& cut) {
+  if (fixed_pieces_of<Traits>(p).any()) {
+    if (!cut.last_own()) return {false, false};
+    if (!cut.shared()) return {false, true};
+  }
   ptx::mbarrier_wait(&smem.tickets_there[task.ends_share], 0);
   return smem.merges[task.ends_share];
 }

@@ -60,11 +60,13 @@ struct Shape {
   int32_t itemsize;  // bytes of an element of the cache
   bool score_options;
   int32_t packed_rows;  // of packed queries, packed_rows(); 0: they are not packed
+  bool batch_invariant;
 
   constexpr bool wide() const { return head_dim > 128; }
   // Needs a CUDA kernel that can do more, with fewer query rows.
   constexpr bool general() const {
-    return score_options || packed_rows > 0 || itemsize == 1 || wide() || cuda_head_dim(head_dim) != head_dim;
+    return score_options || packed_rows > 0 || batch_invariant || itemsize == 1 || wide() ||
+           cuda_head_dim(head_dim) != head_dim;
   }
   constexpr int32_t cuda_tile(int32_t heads) const {
     if (packed_rows == kRowsWgmma) return kTokensWgmma;
@@ -105,6 +107,7 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
   const double bytes = cuda_bytes(shape);
   if (shape.packed_rows > 0) return shape.packed_rows;
   if (shape.wide()) return kMostRowsWide;
+  if (shape.batch_invariant) return kMostRowsGeneral;  // the cache is another one in another batch
   if (shape.general()) return bytes <= 8e6 ? 8 : kMostRowsGeneral;
   return bytes <= 8e6 ? 8 : (bytes <= 100e6 ? 16 : kMaxBlockRows);
 }
@@ -117,9 +120,8 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // many sequences of two tiles at most, of which to switch items takes longer than to read them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
-  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || shape.wide() || shape.packed_rows > 0) {
-    return 1;
-  }
+  const bool one_head = shape.wide() || shape.packed_rows > 0 || shape.batch_invariant;  // whatever the batch
+  if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || one_head) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
   const bool few_cuts = 10 * items >= 9 * workers;
   if (shape.num_kv_heads <= kHeadsForATeam && !shape.paged) {
@@ -171,8 +173,8 @@ constexpr Tiling cpu_tiling(const Shape& shape) {
 }
 
 inline Shape shape_of(const DecodeParams& p) {
-  return {p.batch,         p.seen_tokens, p.num_kv_heads, p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
-          p.score_options, p.packed_rows};
+  return {p.batch,         p.seen_tokens, p.num_kv_heads,   p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
+          p.score_options, p.packed_rows, p.batch_invariant};
 }
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
@@ -188,6 +190,10 @@ inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
       static_cast<int32_t>(int64_t{p.heads} * p.block_rows * (int64_t{tiling.partial_columns} + kPartialRowExtra));
   // check_line_fits() refuses what does not fit.
   p.items_per_team = static_cast<int32_t>(int64_t{p.num_kv_heads} / tiling.heads * p.row_blocks / tiling.team_size);
+  if (p.batch_invariant) {
+    const int32_t longest = quotient(p.seen_tokens, p.tile_tokens) + 1;  // tiles, rounded up without overflow
+    p.fixed_pieces = FixedPieces::of(p.items_per_team, p.teams, longest);
+  }
 }
 
 }  // namespace leanattn::tile_table

@@ -6,6 +6,7 @@
 #include <cute/tensor.hpp>
 
 #include "item_rows.cuh"
+#include "plan.h"
 #include "tile_table.h"
 #include "widen.cuh"
 
@@ -57,6 +58,10 @@ struct RingMemory {
   Merges merges[2];
   // With score options or scales: what the item of each slot is of.
   SpanOrigin origins[kMaxStages];
+  // Of a batch-invariant call.
+  CutPieces pieces[kMaxStages];
+  // No piece but the last of an item fits into the ring (producer.cuh).
+  static_assert(FixedPieces::kLeastTiles > kMaxStages);
 };
 
 // How large shared memory is, with as many stages as fit.
@@ -168,6 +173,20 @@ struct TileTraits {
     float2 warp_ml[kWarps][kMergeRows];  // m (log2 units) and l of every warp
   };
 };
+
+// The pieces of a call, as far as its kernel knows of them.
+template <typename Traits>
+__device__ __forceinline__ FixedPieces fixed_pieces_of(const DecodeParams& params) {
+  if constexpr (Traits::kFixedPieces) return params.fixed_pieces;
+  return {};
+}
+
+// Of the plan that serves a call.
+template <typename Traits>
+__device__ __forceinline__ int32_t item_kind_of(const DecodeParams& params) {
+  if constexpr (Traits::kGeneral) return PlanHeader::kind_of(params.line(), params.fixed_pieces);
+  return params.item_cost;
+}
 
 // The line of a call, as far as its kernel knows of it.
 template <typename Traits>

@@ -9,10 +9,16 @@
 
 namespace leanattn {
 
-struct WorkerShare {
+template <typename Spans>
+struct ShareOf {
   Cuts cuts;
-  SpanCursor spans;
+  Spans spans;
 };
+using WorkerShare = ShareOf<SpanCursor>;
+
+// The spans of a share, as far as a kernel knows of pieces.
+template <typename Traits>
+using Spans = std::conditional_t<Traits::kFixedPieces, PieceCursor, SpanCursor>;
 
 // Of all lanes of a warp, each a run of consecutive sequences: one for a batch of up to 32.
 struct LaneRun {
@@ -151,22 +157,53 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line,
   return {Cuts::of_line(cut), warp_line.spans_at(uniform, {seq, begin - seq * seq_units}, begin, units)};
 }
 
+// The share of a worker of a batch-invariant call. As Cuts::of_fixed_pieces() and moved_cut() of cuts.h.
+__device__ __forceinline__ WorkerShare locate_fixed_pieces(const TileLine& line, const FixedPieces& fixed,
+                                                           int32_t workers, int32_t worker) {
+  const auto warp_line = LineOfWarp<false>::of(line);
+  const auto cuts = Cuts::of_fixed_pieces(line, warp_line.total_units, workers);
+  const auto moved = [&](int32_t at) {
+    if (at == warp_line.total_units) return at;
+    const SequencePlace place = warp_line.find(at);
+    const int32_t tiles = line.item_tiles(place.seq), offset = place.offset % (tiles + line.item_cost);
+    return at - offset + moved_to_border(line, fixed, tiles, offset);
+  };
+  const int32_t begin = moved(cuts.shares.begin(worker)), end = moved(cuts.shares.begin(worker + 1));
+  return {cuts, warp_line.spans(begin, end - begin)};
+}
+
 // The share of a worker: from the plan, or found here and now.
 template <typename Traits>
-__device__ __forceinline__ WorkerShare worker_share(const DecodeParams& params, int32_t worker) {
+__device__ __forceinline__ WorkerShare find_share(const DecodeParams& params, int32_t worker) {
   TileLine line = line_of<Traits>(params);
   line.tile_tokens = Traits::kTileTokens;
   if (params.plan != nullptr) {
     const Plan plan{params.plan};
     const auto share = load_now(&plan.share(worker));  // together with the header
     const PlanHeader header = plan.header();
-    if (header.fits(line, params.teams)) return {header.cuts, share.on(plan.on_its_lengths(line))};
+    if (header.fits(line, item_kind_of<Traits>(params), params.teams))
+      return {header.cuts, share.on(plan.on_its_lengths(line))};
+  }
+  if constexpr (Traits::kFixedPieces) {
+    if (params.fixed_pieces.any()) {
+      return locate_fixed_pieces(line, params.fixed_pieces, params.teams, worker);
+    }
   }
   if (params.debug.fixed_splits == 0) {
     return line.batch <= 32 ? locate_worker_share<true>(line, params.teams, worker)
                             : locate_worker_share<false>(line, params.teams, worker);
   }
   return {{}, FixedSplit{params.debug.fixed_splits}.worker_spans(line, worker)};
+}
+
+template <typename Traits>
+__device__ __forceinline__ ShareOf<Spans<Traits>> worker_share(const DecodeParams& params, int32_t worker) {
+  if constexpr (Traits::kFixedPieces) {
+    const WorkerShare share = find_share<Traits>(params, worker);
+    return {share.cuts, {share.spans, params.fixed_pieces}};
+  } else {
+    return find_share<Traits>(params, worker);
+  }
 }
 
 }  // namespace leanattn

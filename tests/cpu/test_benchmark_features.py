@@ -47,7 +47,7 @@ def test_a_window_shows_the_shorter_cache() -> None:
 
 
 def test_the_table_names_what_is_missing() -> None:
-    us = {"plain": 10.0, "softcap": 11.0, "sinks": None, "alibi": 10.0, "leftpad": 10.1}
+    us = {"plain": 10.0, "softcap": 11.0, "sinks": None, "alibi": 10.0, "leftpad": 10.1, "invariant": 10.5}
     document = {
         "commit": "0123456789",
         "date": "2026-01-01",
@@ -65,6 +65,7 @@ def test_the_table_names_what_is_missing() -> None:
         "-",
         "1.000",
         "1.010",
+        "1.050",
         "-",
         "-",
         "6.00",

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -238,7 +239,7 @@ def test_row_blocks_hold_all_rows(device_type: str, rows: int) -> None:
 def tiling_of(
     device_type: str, paged: bool = False, score_options: bool = False, /, **changes: int
 ) -> schedule.Tiling:
-    shape = {
+    shape: dict[str, Any] = {
         "batch": 8,
         "max_tokens": 8192,
         "num_kv_heads": 8,

@@ -12,7 +12,6 @@ import leanattn
 from leanattn import support, support_table
 from leanattn.__main__ import main
 from leanattn._ops import build_info
-from leanattn.score_options import ScoreOptions
 
 CPU = torch.device("cpu")
 
@@ -51,7 +50,7 @@ def test_the_table_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"\n\n{table}\n" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
-@pytest.mark.parametrize("option", ScoreOptions._fields)
+@pytest.mark.parametrize("option", support.OPTIONS)
 def test_the_table_says_what_is_supported(option: str) -> None:
     row = next(line for line in support_table.markdown().splitlines() if f"`{option}`" in line)
     _, _, of_cuda, of_cpu, _ = (cell.strip() for cell in row.split("|"))
