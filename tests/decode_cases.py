@@ -169,18 +169,32 @@ def check_error(
         )
 
 
+def query_rows_of(inputs: Inputs, sequences: Sequence[int]) -> list[int]:
+    """Where in q the queries of some sequences are."""
+    cu_seqlens_q = inputs.options.get("cu_seqlens_q")
+    if cu_seqlens_q is None:
+        return list(sequences)
+    begins = cu_seqlens_q.tolist()
+    return [row for seq in sequences for row in range(begins[seq], begins[seq + 1])]
+
+
 def of_sequences(inputs: Inputs, sequences: Sequence[int]) -> Inputs:
     """The call with some of its sequences, in this order."""
+    rows, options = query_rows_of(inputs, sequences), dict(inputs.options)
 
     def some(tensor: Tensor) -> Tensor:
         return tensor[list(sequences)]
 
-    options = dict(inputs.options)
-    for name in ("cache_leftpad", "alibi_slopes"):
+    for name, dims in (("cache_leftpad", 1), ("alibi_slopes", 2), ("k_scale", 3), ("v_scale", 3)):
         tensor = options.get(name)
-        if tensor is not None and (tensor.dim() == 2 or name == "cache_leftpad"):
+        if tensor is not None and tensor.dim() == dims:
             options[name] = some(tensor)
-    q, k, v, lengths = map(some, inputs.tensors())
+    if options.get("tree_mask") is not None:
+        options["tree_mask"] = options["tree_mask"][rows]
+    if "cu_seqlens_q" in options:
+        counts = some(options["cu_seqlens_q"].diff())
+        options["cu_seqlens_q"] = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+    q, (k, v, lengths) = inputs.q[rows], map(some, inputs.tensors()[1:])
     return replace(inputs, options=options, q=q, k_cache=k, v_cache=v, cache_seqlens=lengths)
 
 
