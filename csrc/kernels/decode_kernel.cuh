@@ -21,13 +21,15 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
   const int32_t warp = threadIdx.x / 32;
   typename Traits::Loop loop;
   RingIndex stage, span_slot;
+  QuerySlot<Traits> query_slot;
   int32_t flags = 0;
   while (!(flags & TileNote::kEnd)) {
     // 2. Lean tile loop: each warp folds its tokens of every tile into its own (m, l, O).
     ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
     if (ring.smem.notes[stage.slot].flags & TileNote::kNothing) return;
     const SpanOrigin& origin = ring.smem.origins[span_slot.slot];  // stays valid until the end of the span
-    loop.begin_span(ring.query(span_slot.slot, Traits::head_of_warp(warp)), scale_of<Traits>(params, origin, warp));
+    loop.begin_span(ring.query(query_slot.of(span_slot), Traits::head_of_warp(warp)),
+                    scale_of<Traits>(params, origin, warp));
     while (true) {
       ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
       const TileNote note = ring.smem.notes[stage.slot];
@@ -53,6 +55,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
     stage.advance(ring.num_stages);
     span_slot.advance(ring.num_stages);
+    query_slot.next_span();
 
     // 4. Output, at once if nobody else has a part of this item; else
     // 3. host-block reduction of what is written here, the partial.

@@ -108,6 +108,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     return;
   }
   RingIndex stage, span_slot, landing;
+  QuerySlot<Traits> query_slot;
   // Not announced yet, and their slots: while the producer waits for the kernel ahead, a share's first span and its
   // last one, or one piece, the last of an item (traits.cuh).
   int cut_spans = 0, first_cut = 0, second_cut = 0;
@@ -151,8 +152,10 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     loader.load(stage.slot, visible);
     ++in_flight;
     begun += tiles.first;
-    if (tiles.first && !waiting && !(promised && begun == 1))
-      Loader::load_query(params, ring, item.rows, span_slot.slot);
+    if (tiles.first && !waiting && !(promised && begun == 1)) {
+      query_slot.wait(ring.smem.empty, begun - 1, ring.num_stages);
+      Loader::load_query(params, ring, item.rows, query_slot.of(span_slot));
+    }
     if (Loader::writes_notes()) {
       const int32_t flags = (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0);
       ring.smem.notes[stage.slot] = {visible, flags, item.rows.first_row};
@@ -178,6 +181,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       }
       span_slot.advance(ring.num_stages);
     }
+    query_slot.count_tile(stage, tiles.last());
     stage.advance(ring.num_stages);
     tiles.next();
     if (tiles.first && !tiles.done()) item = SpanItem::of<Traits>(params, tiles.span);

@@ -30,6 +30,42 @@ struct RingIndex {
   }
 };
 
+// The slot of a span's queries: that of its task, or where there are two of them, one of these by turns. Then the
+// producer has to wait until the span that was there last is done.
+template <typename Traits>
+class QuerySlot {
+  static constexpr bool kTwo = Traits::kFixedQueryBytes > 0;
+  int slot_ = 0;
+  // Of each slot's last span, and of the tile that is being loaded.
+  RingIndex last_tile_[2];
+  int32_t last_number_[2], number_ = 0;
+
+ public:
+  __device__ __forceinline__ int of(const RingIndex& span_slot) const { return kTwo ? slot_ : span_slot.slot; }
+  __device__ __forceinline__ void next_span() { slot_ ^= 1; }
+
+  // By the producer, before it loads the queries of a span, whose first tile it is loading; `spans` have been ahead.
+  __device__ __forceinline__ void wait(uint64_t* empty, int32_t spans, int num_stages) const {
+    if constexpr (kTwo) {
+      const RingIndex last = slot_ == 0 ? last_tile_[0] : last_tile_[1];
+      const int32_t last_number = slot_ == 0 ? last_number_[0] : last_number_[1];
+      // Of a stage that has been filled again, that has been waited for, and its barrier is further on.
+      if (spans >= 2 && number_ - last_number < num_stages) ptx::mbarrier_wait(&empty[last.slot], last.parity);
+    }
+  }
+  // By the producer, behind each tile.
+  __device__ __forceinline__ void count_tile(const RingIndex& stage, bool ends_span) {
+    if constexpr (kTwo) {
+      if (ends_span) {
+        (slot_ == 0 ? last_tile_[0] : last_tile_[1]) = stage;
+        (slot_ == 0 ? last_number_[0] : last_number_[1]) = number_;
+        next_span();
+      }
+      ++number_;
+    }
+  }
+};
+
 template <typename Traits>
 struct TileRing {
   using Element = typename Traits::Element;
@@ -42,7 +78,7 @@ struct TileRing {
   float* scales;     // [stage, token warp, K|V, kWarpTokens], with kTokenScales
 
   __device__ __forceinline__ TileRing(unsigned char* memory, int stages)
-      : smem(*reinterpret_cast<SharedMemory*>(memory + stages * Traits::kStageBytes)),
+      : smem(*reinterpret_cast<SharedMemory*>(memory + stages * Traits::kStageBytes + Traits::kFixedQueryBytes)),
         num_stages(stages),
         tiles(reinterpret_cast<Element*>(memory)),
         queries(tiles + stages * Traits::kStageElements),

@@ -67,7 +67,7 @@ struct RingMemory {
 // How large shared memory is, with as many stages as fit.
 template <typename Traits>
 struct SharedMemorySize {
-  static constexpr int kFixed = sizeof(typename Traits::SharedMemory);
+  static constexpr int kFixed = sizeof(typename Traits::SharedMemory) + Traits::kFixedQueryBytes;
   static constexpr int kMinStages = 2;  // the least that overlaps a load with work
   static_assert(Traits::kStageBytes % alignof(typename Traits::SharedMemory) == 0);
 
@@ -154,6 +154,7 @@ struct TileTraits {
       2 * kHeads * kTokenWarps * kWarpElements;                         // [token warp, K|V, kWarpTokens, kUnits]
   static constexpr int kQueryElements = kHeads * kRows * kQueryStride;  // [head, row]
   static constexpr int kStageScales = kTokenScales ? 2 * kHeads * kTileTokens : 0;  // [token warp, K|V, kWarpTokens]
+  static constexpr int kFixedQueryBytes = 0;  // there are as many slots of queries as stages
   static constexpr int kStageBytes =
       (kStageElements + kQueryElements) * int(sizeof(Element)) + kStageScales * int(sizeof(float));
 

@@ -24,7 +24,7 @@ struct WgmmaTraits {
   static constexpr int kComputeThreads = 32 * kWarps;
   static constexpr int kThreads = kComputeThreads + 32 * kLoaderWarps;
   // Of a thread; 384 threads start with 168 each, all that there are.
-  static constexpr int kComputeRegisters = 192, kLoaderRegisters = 120;
+  static constexpr int kComputeRegisters = 184, kLoaderRegisters = 136;
   static_assert(kComputeRegisters * kComputeThreads + kLoaderRegisters * (kThreads - kComputeThreads) <=
                 168 * kThreads);
   // All of them take all tokens of a tile; each loader warp brings a quarter of them.
@@ -55,7 +55,10 @@ struct WgmmaTraits {
   static constexpr int kStageElements = 2 * kWarpElements;    // [K|V, kTileTokens, kUnits]
   static constexpr int kQueryElements = kRows * kHeadDim;     // [row]
   static constexpr int kStageScales = 0;
-  static constexpr int kStageBytes = (kStageElements + kQueryElements) * int(sizeof(Element));
+  static constexpr int kStageBytes = kStageElements * int(sizeof(Element));
+  // The queries of a span are as large as a tile. So there are slots for two spans only, the one that is computed and
+  // the next (tile_ring.cuh).
+  static constexpr int kFixedQueryBytes = 2 * kQueryElements * int(sizeof(Element));
   using SharedMemory = RingMemory;
 
   static constexpr int kMostInFlight = 3 * 128 / kHeadDim;  // of as many bytes as in PortableTraits
