@@ -67,7 +67,8 @@ struct TokenScales {
 
 // Scratch memory of stage 3. Its owner guarantees that no other call in flight uses it.
 struct Workspace {
-  float* partials;    // [partial_slots(workers), partial_floats]: of a partial, un-normalised O, m (log2 units) and l
+  float* partials;    // [slots, partial_floats]: of a partial, un-normalised O, m (log2 units) and l; slots:
+                      // partial_slots(workers), of a batch-invariant call partial_slots(workers, fixed_pieces)
   uint32_t* tickets;  // [workers], all zero before a call; every call leaves them zero
 };
 // Floats of a row of a partial beside those of O, the kernel's head_dim: m, l, and two that keep rows at multiples of
