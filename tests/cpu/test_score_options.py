@@ -12,7 +12,7 @@ class TestScoreOptions(ScoreOptionsContract):
     pass
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(call=calls("cpu"))
 def test_any_combination(call: Call) -> None:
     check_call(call, torch.device("cpu"))
