@@ -25,6 +25,7 @@ from append_cases import check_append, make_append  # noqa: E402
 from decode_cases import Inputs, Reference, plan_of  # noqa: E402
 from float8_contract import in_float8  # noqa: E402
 from int8_cases import in_int8  # noqa: E402
+from packed_cases import pack_queries, random_bits  # noqa: E402
 from paged_cases import make_whole_pages, paged  # noqa: E402
 
 import leanattn  # noqa: E402
@@ -41,7 +42,7 @@ SHAPES = (
     *((8, 2, 5), (8, 4, 4), (71, 1, 2)),
 )
 WORKERS = (0, 5, 1)
-CALLS = ("plain", "general", "append")
+CALLS = ("plain", "general", "append", "packed", "invariant")
 PAGE_SIZE = 8  # a tile has several
 
 
@@ -106,6 +107,36 @@ def check_general_calls(inputs: Inputs, workers: int) -> int:
     return calls
 
 
+def check_packed_calls(inputs: Inputs, workers: int) -> int:
+    """A few query tokens of each sequence, and a chunk of one; over pages too. Returns how many."""
+    tokens = inputs.cache_seqlens.tolist()
+    counts = [min(length, 3 + 40 * (length == max(tokens))) for length in tokens]
+    reference_inputs = pack_queries(replace(inputs, options={}), counts)
+    bits = random_bits((sum(counts),), 2, torch.device("cpu"))
+    reference_inputs.options["tree_mask"] = bits
+    reference, (pages, block_table) = Reference(reference_inputs), paged(reference_inputs, PAGE_SIZE)
+    options = {name: value.cuda() for name, value in reference_inputs.options.items()}
+    for call, table in ((reference_inputs, None), (pages, block_table.cuda())):
+        plan = plan_of(replace(on_gpu(call), options=options), workers) if table is None else None
+        out, lse = torch.ops.leanattn.decode_lse(
+            *on_gpu(call).tensors(), num_workers=workers, block_table=table, plan=plan, **options
+        )
+        reference.check(out.cpu(), lse.cpu())
+    return 2
+
+
+def check_invariant_calls(inputs: Inputs, workers: int) -> int:
+    """With a plan, and without one. Returns how many."""
+    reference, there = Reference(replace(inputs, options={})), on_gpu(inputs)
+    plan = plan_of(replace(there, options={}), workers, batch_invariant=True)
+    for more in ({}, {"plan": plan}):
+        out, lse = torch.ops.leanattn.decode_lse(
+            *there.tensors(), num_workers=workers, batch_invariant=True, **more
+        )
+        reference.check(out.cpu(), lse.cpu())
+    return 2
+
+
 def check_appends(dtype: torch.dtype, heads: tuple[int, int], head_dim: int, q_len: int) -> int:
     """Returns how many."""
     kinds = list(product((None, PAGE_SIZE), (0, 32, 64), (False, True), (None, *FLOAT8)))
@@ -150,6 +181,10 @@ def main() -> None:
             calls += check_calls(inputs, workers)
         if "append" in options.calls and workers == WORKERS[0]:  # which append_kv does not know
             calls += check_appends(dtype, (num_q_heads, num_kv_heads), head_dim, q_len)
+        if "packed" in options.calls:
+            calls += check_packed_calls(inputs, workers)
+        if "invariant" in options.calls:
+            calls += check_invariant_calls(inputs, workers)
         if "general" in options.calls:
             calls += check_general_calls(inputs, workers)
     torch.cuda.synchronize()
