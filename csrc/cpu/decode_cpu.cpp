@@ -43,7 +43,7 @@ WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
   const Plan plan{p.plan};
   if (p.debug.fixed_splits > 0) return {{}, {FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker), {}}};
   if (plan.serves(line, item_kind(p), p.teams)) {
-    return {plan.header().cuts, {plan.share(worker).on(plan.on_its_lengths(line)), p.fixed_pieces}};
+    return {plan.header().cuts, PieceCursor::at(plan.share(worker).on(plan.on_its_lengths(line)), p.fixed_pieces)};
   }
   const Cuts cuts = Cuts::of_line(line, p.teams, p.fixed_pieces);
   return {cuts, worker_spans(line, cuts, worker, p.fixed_pieces)};

@@ -237,16 +237,16 @@ inline PieceCursor worker_spans(TileLine line, const Cuts& cuts, int32_t worker,
   if (cuts.pieces.tiles > 0) {
     for (int32_t seq = 0, first = 0; seq < line.batch; ++seq) {
       const int32_t pieces = cuts.pieces.count(line.item_tiles(seq)) * line.items_per_seq;
-      if (worker < first + pieces) return {cuts.pieces.worker_spans(line, seq, worker - first), fixed};
+      if (worker < first + pieces) return PieceCursor::at(cuts.pieces.worker_spans(line, seq, worker - first), fixed);
       first += pieces;
     }
-    return {SpanCursor::none(line), fixed};
+    return PieceCursor::at(SpanCursor::none(line), fixed);
   }
   const auto cut = [&](int32_t i) {
     if (fixed.any()) return moved_cut(line, cuts.shares.begin(i), fixed);
     return cuts.whole.units > 0 ? moved_cut(line, cuts.whole.cut(i, total_units(line)), fixed) : cuts.shares.begin(i);
   };
-  return {worker_spans(line, cut(worker), cut(worker + 1)), fixed};
+  return PieceCursor::at(worker_spans(line, cut(worker), cut(worker + 1)), fixed);
 }
 
 }  // namespace leanattn

@@ -74,35 +74,48 @@ LEANATTN_HOST_DEVICE int32_t moved_to_border(const TileLine& line, const FixedPi
   return piece == 0 ? 0 : line.item_cost + pieces.begin(piece);
 }
 
+// One past the last tile of the piece of an item that has `tile`. Of few calls: a function of its own, so that others
+// do not fetch its divisions.
+LEANATTN_COLD inline int32_t end_of_piece(const FixedPieces fixed, const int32_t item_tiles, const int32_t tile) {
+  const Shares pieces = fixed.of_item(item_tiles);
+  return pieces.begin(pieces.worker_of(tile) + 1);
+}
+
 // Walks the spans of one worker; in a batch-invariant call, piece by piece.
 struct PieceCursor {
   SpanCursor spans;
   FixedPieces fixed;
-  int32_t tiles_done = 0;  // of the span there
+  Span piece{};  // at the cursor
+
+  // `spans`: at the begin of a piece.
+  LEANATTN_HOST_DEVICE static PieceCursor at(const SpanCursor& spans, const FixedPieces& fixed) {
+    PieceCursor cursor{spans, fixed};
+    cursor.begin_span();
+    return cursor;
+  }
 
   LEANATTN_HOST_DEVICE bool done() const { return spans.done(); }
   // The piece at the cursor; only while !done().
-  LEANATTN_HOST_DEVICE Span span() const {
-    Span span = spans.span();
-    if (!fixed.any()) return span;
-    const Shares pieces = fixed.of_item(span.item_tiles);
-    span.tile_begin += tiles_done;
-    span.tile_end = pieces.begin(pieces.worker_of(span.tile_begin) + 1);
-    return span;
-  }
+  LEANATTN_HOST_DEVICE Span span() const { return piece; }
   // Nothing follows the piece at the cursor.
   LEANATTN_HOST_DEVICE bool last() const { return spans.last() && ends_span(); }
   LEANATTN_HOST_DEVICE void next() {
     if (ends_span()) {
       spans.next();
-      tiles_done = 0;
+      begin_span();
     } else {
-      tiles_done = span().tile_end - spans.span().tile_begin;
+      piece.tile_begin = piece.tile_end;
+      piece.tile_end = end_of_piece(fixed, piece.item_tiles, piece.tile_begin);
     }
   }
 
  private:
-  LEANATTN_HOST_DEVICE bool ends_span() const { return !fixed.any() || span().tile_end == spans.span().tile_end; }
+  LEANATTN_HOST_DEVICE bool ends_span() const { return !fixed.any() || piece.tile_end == spans.span().tile_end; }
+  LEANATTN_HOST_DEVICE void begin_span() {
+    if (spans.done()) return;
+    piece = spans.span();
+    if (fixed.any()) piece.tile_end = end_of_piece(fixed, piece.item_tiles, piece.tile_begin);
+  }
 };
 
 // Slots of partials: `most` a worker for the item that it begins and others go on with, of which there is one at most,
@@ -121,8 +134,8 @@ struct CutPieces {
   int32_t first_slot;    // of the item's partials, which follow each other
 
   // The shares are those of the line, whose ends have not been moved.
-  LEANATTN_HOST_DEVICE static CutPieces of(const FixedPieces& fixed, const Shares& shares, int32_t workers,
-                                           int32_t worker, const Span& span) {
+  LEANATTN_COLD static CutPieces of(const FixedPieces& fixed, const Shares& shares, int32_t workers, int32_t worker,
+                                    const Span& span) {
     const Shares pieces = fixed.of_item(span.item_tiles);
     const int32_t count = fixed.count(span.item_tiles);
     CutPieces cut{shares.worker_of(span.item_line + middle_of(pieces, 0)),

@@ -27,8 +27,10 @@
 
 #if defined(__CUDACC__)
 #define LEANATTN_HOST_DEVICE __host__ __device__ __forceinline__
+#define LEANATTN_COLD __host__ __device__ __noinline__
 #else
 #define LEANATTN_HOST_DEVICE inline
+#define LEANATTN_COLD
 #endif
 
 namespace leanattn {

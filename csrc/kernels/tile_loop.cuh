@@ -67,9 +67,8 @@ class TileLoop {
     if constexpr (Traits::kItemsize == 1) {
       static_assert(Traits::kQueryInRegisters);
       scale_ /= Traits::Cached::kUnit;
-      float row_scales[kThreadRows];
-      CachedBytes<Traits>::load_query(query, query_, row_scales);
-      if constexpr (CachedBytes<Traits>::kScaledRows) row_powers_.pack(row_scales);
+      CachedBytes<Traits>::load_query(query, query_, row_scales_);
+      if constexpr (Traits::kTokenScales && CachedBytes<Traits>::kScaledRows) row_powers_.pack(row_scales_);
     } else if constexpr (Traits::kQueryInRegisters) {
       using namespace cute;
       auto copier = query_copier();
@@ -93,7 +92,7 @@ class TileLoop {
 #pragma unroll
       for (int r = 0; r < kThreadRows; ++r) {
 #pragma unroll
-        for (int t = 0; t < size<1>(thread_scores); ++t) thread_scores(r, t) *= row_powers_[r];
+        for (int t = 0; t < size<1>(thread_scores); ++t) thread_scores(r, t) *= row_scale(r);
       }
     }
     if constexpr (Traits::kTokenScales) scale_scores<TileLoop>(scales, thread_scores);
@@ -123,6 +122,10 @@ class TileLoop {
   }
 
  private:
+  __device__ __forceinline__ float row_scale(int r) const {
+    return Traits::kTokenScales ? row_powers_[r] : row_scales_[r];
+  }
+
   using LoadMatrix = cute::Copy_Atom<cute::SM75_U32x4_LDSM_N, Element>;
   using LoadMatrixTransposed = cute::Copy_Atom<cute::SM75_U16x8_LDSM_T, Element>;
   using LoadQuery =
@@ -272,8 +275,10 @@ class TileLoop {
   OutputFragment output_;  // (MMA, head_dim / 16, rows / 8)
   QueryFragment query_;    // (MMA, rows / 8, head_dim / 16); unused, and no register, if Q stays in shared memory
   const Element* query_memory_ = nullptr;
-  float scale_;                           // of scores, to log2 units
-  PackedPowers<kThreadRows> row_powers_;  // of a cache of 8 bits: factors of scores
+  float scale_;  // of scores, to log2 units
+  // Of a cache of 8 bits, factors of scores; with kTokenScales both are packed.
+  float row_scales_[kThreadRows];
+  PackedPowers<kThreadRows> row_powers_;
   ValueUnits<kThreadRows> units_;
 };
 

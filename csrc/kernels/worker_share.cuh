@@ -158,8 +158,8 @@ __device__ __forceinline__ WorkerShare locate_worker_share(const TileLine& line,
 }
 
 // The share of a worker of a batch-invariant call. As Cuts::of_fixed_pieces() and moved_cut() of cuts.h.
-__device__ __forceinline__ WorkerShare locate_fixed_pieces(const TileLine& line, const FixedPieces& fixed,
-                                                           int32_t workers, int32_t worker) {
+__device__ __noinline__ inline WorkerShare locate_fixed_pieces(const TileLine line, const FixedPieces fixed,
+                                                               const int32_t workers, const int32_t worker) {
   const auto warp_line = LineOfWarp<false>::of(line);
   const auto cuts = Cuts::of_fixed_pieces(line, warp_line.total_units, workers);
   const auto moved = [&](int32_t at) {
@@ -200,7 +200,7 @@ template <typename Traits>
 __device__ __forceinline__ ShareOf<Spans<Traits>> worker_share(const DecodeParams& params, int32_t worker) {
   if constexpr (Traits::kFixedPieces) {
     const WorkerShare share = find_share<Traits>(params, worker);
-    return {share.cuts, {share.spans, params.fixed_pieces}};
+    return {share.cuts, PieceCursor::at(share.spans, params.fixed_pieces)};
   } else {
     return find_share<Traits>(params, worker);
   }
