@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="i/n: the i-th of n parts of the calls")
     parser.add_argument("--calls", nargs="+", choices=CALLS, default=CALLS, help="only such calls")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # parts run side by side
     part, parts = map(int, options.part.split("/"))
     # Of a dtype only the instructions that compute depend: no address, no barrier.
     kernels = ((torch.bfloat16, 128), (torch.float16, 64), (torch.bfloat16, 192))
