@@ -41,7 +41,9 @@ int32_t item_kind(const DecodeParams& p) { return PlanHeader::kind_of(p.line(), 
 WorkerShare worker_share(const DecodeParams& p, int32_t worker) {
   const TileLine line = p.line();
   const Plan plan{p.plan};
-  if (p.debug.fixed_splits > 0) return {{}, {FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker), {}}};
+  if (p.debug.fixed_splits > 0) {
+    return {{}, PieceCursor::at(FixedSplit{p.debug.fixed_splits}.worker_spans(line, worker), {})};
+  }
   if (plan.serves(line, item_kind(p), p.teams)) {
     return {plan.header().cuts, PieceCursor::at(plan.share(worker).on(plan.on_its_lengths(line)), p.fixed_pieces)};
   }
