@@ -22,6 +22,13 @@ class Wrong(Exception):
     """An output that is too far from the reference."""
 
 
+def checked_error(out: Tensor, expected: Tensor, tolerance: float) -> float:
+    error = row_error(out, expected)
+    if not error <= tolerance:  # NaN is wrong too
+        raise Wrong(f"row error {error:.2g}, accepted {tolerance:.2g}")
+    return error
+
+
 def failure(error: Exception) -> Result:
     """The result of a measurement that raised `error`."""
     statuses = {Missing: "missing", Wrong: "wrong", NotImplementedError: "unsupported"}
@@ -86,7 +93,4 @@ class ShapeBench:
 
     def check(self, out: Tensor) -> float:
         """The error of an output; raises Wrong if it is too large."""
-        error = row_error(out, self.expected)
-        if not error <= self.tolerance:  # NaN is wrong too
-            raise Wrong(f"row error {error:.2g}, accepted {self.tolerance:.2g}")
-        return error
+        return checked_error(out, self.expected, self.tolerance)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 import leanattn
 from benchmarks import method
-from benchmarks.case import row_error
+from benchmarks.measure import Wrong, checked_error, time_on_gpu
 from benchmarks.packages import Missing, import_first
 from benchmarks.shape_command import Record, ShapeCommand
 from benchmarks.shapes import HEADS, Heads, K
 from benchmarks.tables import microseconds, number
-from benchmarks.timing import Call, GraphOfCalls
+from benchmarks.timing import Call
 from leanattn.reference import decode_reference
 
 
@@ -66,29 +66,42 @@ SHAPES = (
 )
 
 
+def offsets_of(query_tokens: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *query_tokens], device="cuda").cumsum(0).int()
+
+
+@dataclass
 class PackedCase:
     """Tensors of some sequences, in bfloat16."""
 
-    def __init__(self, shape: PackedShape) -> None:
-        heads, self.shape = shape.heads, shape
-        self.lengths = torch.tensor(shape.lengths, dtype=torch.int32, device="cuda")
-        counts = torch.tensor([0, *shape.query_tokens], device="cuda")
-        self.offsets = counts.cumsum(0).int()
+    shape: PackedShape
+    q: Tensor  # [query tokens, query heads, head_dim]
+    lengths: Tensor  # [batch] int32
+    offsets: Tensor  # [batch + 1] int32
+    k: list[Tensor]  # per copy [batch, max_tokens, kv heads, head_dim]
+    v: list[Tensor]  # as k
+
+    @staticmethod
+    def random(shape: PackedShape) -> "PackedCase":
+        heads = shape.heads
         make = partial(torch.randn, dtype=torch.bfloat16, device="cuda")
-        self.q = make(sum(shape.query_tokens), heads.query, heads.dim)
         cache = (len(shape.sequences), max(shape.lengths), heads.kv, heads.dim)
         copies = method.copies_for(shape.kv_bytes(2))
-        self.k, self.v = ([make(cache) for _ in range(copies)] for _ in range(2))
+        return PackedCase(
+            shape,
+            make(sum(shape.query_tokens), heads.query, heads.dim),
+            torch.tensor(shape.lengths, dtype=torch.int32, device="cuda"),
+            offsets_of(shape.query_tokens),
+            *([make(cache) for _ in range(copies)] for _ in range(2)),
+        )
 
     def part(self, which: slice) -> "PackedCase":
         """Only some sequences, in the same memory."""
-        part = object.__new__(PackedCase)
-        part.shape = PackedShape(self.shape.name, self.shape.heads, self.shape.sequences[which])
-        part.lengths, begin = self.lengths[which], int(self.offsets[which][0])
-        part.offsets = torch.tensor([0, *part.shape.query_tokens], device="cuda").cumsum(0).int()
-        part.q = self.q[begin : begin + sum(part.shape.query_tokens)]
-        part.k, part.v = ([cache[which] for cache in caches] for caches in (self.k, self.v))
-        return part
+        shape = PackedShape(self.shape.name, self.shape.heads, self.shape.sequences[which])
+        begin, count = int(self.offsets[which][0]), sum(shape.query_tokens)
+        caches = ([cache[which] for cache in caches] for caches in (self.k, self.v))
+        queries = self.q[begin : begin + count]
+        return PackedCase(shape, queries, self.lengths[which], offsets_of(shape.query_tokens), *caches)
 
     def calls(self, decode: Callable[[Tensor, Tensor], Tensor]) -> list[Call]:
         return [partial(decode, k, v) for k, v in zip(self.k, self.v, strict=True)]
@@ -117,36 +130,36 @@ def bind_fa3(case: PackedCase) -> list[Call]:
         max_seqlen_q=max(case.shape.query_tokens),
         causal=True,
     )
-    return [partial(call, k_cache=k, v_cache=v) for k, v in zip(case.k, case.v, strict=True)]
+    return case.calls(lambda k, v: call(k_cache=k, v_cache=v))
 
 
-def time(case: PackedCase, calls: list[Call], expected: Tensor | None) -> float | None:
+def time(case: PackedCase, calls: list[Call], expected: Tensor) -> float | None:
     """Microseconds of a call; None if it is wrong."""
-    graph = GraphOfCalls(calls, method.calls_per_graph(case.shape.kv_bytes(2)))
-    graph.result_of_copy_0.fill_(torch.nan)
-    timing = graph.time()
-    if expected is not None and not row_error(graph.result_of_copy_0, expected) < method.TOLERANCE["bf16"]:
+    check = partial(checked_error, expected=expected, tolerance=method.TOLERANCE["bf16"])
+    try:
+        return float(time_on_gpu(calls, case.shape.kv_bytes(2), check)["median_us"])
+    except Wrong:
         return None
-    return timing.median_us
 
 
-def time_apart(case: PackedCase) -> float | None:
-    """Of sequences that decode, which come first, and of chunks, by themselves."""
+def time_apart(case: PackedCase, expected: Tensor) -> float | None:
+    """Of sequences that decode, which come first and have a row each, and of chunks, by themselves.
+
+    None if one is wrong.
+    """
     decoding = sum(1 for _ in itertools.takewhile(lambda count: count == 1, case.shape.query_tokens))
     times = []
-    if decoding > 0:
-        part = case.part(slice(0, decoding))
-        times.append(time(part, bind_decode(part), None))
-    if decoding < len(case.shape.sequences):
-        part = case.part(slice(decoding, None))
-        times.append(time(part, bind_packed(part), None))
-    return sum(t for t in times if t is not None)
+    for which, bind in ((slice(0, decoding), bind_decode), (slice(decoding, None), bind_packed)):
+        if case.shape.sequences[which]:
+            part = case.part(which)
+            times.append(time(part, bind(part), expected[which]))
+    return None if None in times else sum(t for t in times if t is not None)
 
 
 def measure(shape: PackedShape) -> Record:
-    case = PackedCase(shape)
+    case = PackedCase.random(shape)
     expected, _ = decode_reference(case.q, case.k[0], case.v[0], case.lengths, cu_seqlens_q=case.offsets)
-    times = {"packed": time(case, bind_packed(case), expected), "apart": time_apart(case)}
+    times = {"packed": time(case, bind_packed(case), expected), "apart": time_apart(case, expected)}
     try:
         times["fa3"] = time(case, bind_fa3(case), expected)
     except (Missing, RuntimeError) as error:
