@@ -86,8 +86,8 @@ template <typename Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeParams params, const int num_stages) {
   if constexpr (kRunsHere<Traits>) {
-    extern __shared__ __align__(
-        1024) unsigned char shared_memory[];  // the swizzle counts rows from a multiple of 1 KiB
+    // The swizzle counts rows from a multiple of 1 KiB.
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
     const TileRing<Traits> ring(shared_memory, num_stages);
     if (threadIdx.x >= Traits::kComputeThreads) {
       if constexpr (Traits::kNeedsSm90a) ptx::give_registers<Traits::kLoaderRegisters>();

@@ -74,9 +74,6 @@ struct PackedQueries {
   }
   // Some may be so.
   LEANATTN_HOST_DEVICE bool leaves_some_unseen() const { return leftpad != nullptr || window_left >= 0; }
-
- private:
-  LEANATTN_HOST_DEVICE static int32_t clamped(int32_t n, int32_t most) { return n < 0 ? 0 : (n > most ? most : n); }
 };
 
 // The memory of a call's blocks, int32.

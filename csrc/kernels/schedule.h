@@ -41,6 +41,8 @@ LEANATTN_HOST_DEVICE constexpr int32_t quotient(int32_t a, int32_t b) {
   return static_cast<int32_t>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
 }
 LEANATTN_HOST_DEVICE constexpr int32_t ceil_div(int32_t a, int32_t b) { return quotient(a + b - 1, b); }
+// Numbers that lie on the device and cannot be checked before a launch: to 0..most.
+LEANATTN_HOST_DEVICE constexpr int32_t clamped(int32_t n, int32_t most) { return n < 0 ? 0 : (n > most ? most : n); }
 
 // The batch seen as one line of lean tiles.
 //
@@ -74,9 +76,6 @@ struct TileLine {
   LEANATTN_HOST_DEVICE int32_t units_of(int32_t tokens) const { return tokens == 0 ? 0 : tiles_of(tokens) + item_cost; }
   LEANATTN_HOST_DEVICE int32_t item_units(int32_t seq) const { return units_of(tokens(seq)); }
   LEANATTN_HOST_DEVICE int32_t seq_units(int32_t seq) const { return item_units(seq) * items_per_seq; }
-
- private:
-  LEANATTN_HOST_DEVICE static int32_t clamped(int32_t n, int32_t most) { return n < 0 ? 0 : (n > most ? most : n); }
 };
 
 // The cut of the line into equal shares: the first `longer` workers take share + 1 units, the others share, as far as
