@@ -156,6 +156,7 @@ DecodeCall checked_call(const DecodeArguments& args) {
   p.causal_tokens = hidden_tokens(p.q_len, p.scores.window_right);
   const bool some_see_later_tokens = p.causal_tokens > 0 && p.causal_tokens < p.q_len - 1;
   p.score_options = p.scores.any() || some_see_later_tokens;
+  p.score_changes = p.scores.changes();
   p.workers = workers;
   p.scale_log2 = scale_log2;
   const int64_t fresh_tokens = args.fresh_tokens.value_or(-1);
@@ -177,10 +178,11 @@ void set_window(DecodeParams& p, int32_t window_left, bool packed) {
 }
 
 void set_query_rows(DecodeParams& p, int64_t q_len, int64_t group) {
-  const int64_t most = (std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows) / q_len;
+  const int64_t most = kMostRows / q_len;
   check_argument(group <= most, "q: ", group, " query heads a KV head, expected at most ", most);
   p.q_len = static_cast<int32_t>(q_len);
   p.group = static_cast<int32_t>(group);
+  p.inverse_group = 1.f / static_cast<float>(p.group);
   p.rows = p.q_len * p.group;
 }
 

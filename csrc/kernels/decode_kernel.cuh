@@ -3,7 +3,6 @@
 
 #include "producer.cuh"
 #include "reduction.cuh"
-#include "score_changes.cuh"
 #include "worker_share.cuh"
 
 namespace leanattn {
@@ -24,29 +23,13 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
   QuerySlot<Traits> query_slot;
   int32_t flags = 0;
   while (!(flags & TileNote::kEnd)) {
-    // 2. Lean tile loop: each warp folds its tokens of every tile into its own (m, l, O).
+    // 2. Lean tile loop: (m, l, O) of the span's tiles.
     ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
     if (ring.smem.notes[stage.slot].flags & TileNote::kNothing) return;
     const SpanOrigin& origin = ring.smem.origins[span_slot.slot];  // stays valid until the end of the span
     loop.begin_span(ring.query(query_slot.of(span_slot), Traits::head_of_warp(warp)),
                     scale_of<Traits>(params, origin, warp));
-    while (true) {
-      ptx::mbarrier_wait(&ring.smem.full[stage.slot], stage.parity);
-      const TileNote note = ring.smem.notes[stage.slot];
-      flags = note.flags;
-      const int32_t visible = note.visible - Traits::first_token_of_warp(warp);
-      if (visible > 0) {
-        const int32_t causal_tokens = Traits::kGeneral ? origin.causal_tokens : params.causal_tokens;
-        const CausalRows causal{causal_tokens, params.group, note.first_row};
-        const auto changes = ScoreChanges<Traits>::of(params, origin, warp, note.first_row, visible);
-        const int ring_warp = Traits::ring_warp(warp);
-        loop.fold_tile(ring.keys(stage.slot, ring_warp), ring.value_columns(stage.slot, ring_warp),
-                       ring.tile_scales(stage.slot), visible, causal, changes);
-      }
-      if (flags & TileNote::kLast) break;
-      ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
-      stage.advance(ring.num_stages);
-    }
+    flags = fold_span(loop, params, ring, origin, stage);
     // Also what orders the clearing of the partial and its writing.
     ptx::mbarrier_wait(&ring.smem.task_there[span_slot.slot], span_slot.parity);
     const SpanTask task = ring.smem.tasks[span_slot.slot];  // before the slot may be free

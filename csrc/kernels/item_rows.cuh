@@ -32,6 +32,11 @@ struct ItemRows {
   __device__ __forceinline__ ItemRows of_block(const DecodeParams& p, const QueryBlock& block) const {
     return {block.query, kv_head, first_row, min(p.block_rows, block.tokens * p.group - first_row)};
   }
+  // Of the item's `row`, of one of kHeads heads.
+  template <int kHeads>
+  __device__ __forceinline__ int32_t kv_head_of(int32_t row) const {
+    return kHeads == 1 ? kv_head : kv_head + quotient(row, count / kHeads);
+  }
   // The item's `row`, 0..count - 1: head by head.
   __device__ __forceinline__ QueryRow query_row(const DecodeParams& p, int32_t row) const {
     if (p.q_len == 1) return {0, kv_head * p.group + first_row + row};  // neighbours, across KV heads too

@@ -116,6 +116,7 @@ class CpAsyncLoader {
     const typename Traits::QueryLayout layout;
     constexpr int kRowChunks = Traits::kHeadDim / kChunk;
     const int rows = item.count / Traits::kHeads;  // of a head
+#pragma unroll 1
     for (int i = int(threadIdx.x) % kProducerThreads; i < Traits::kHeads * Traits::kRows * kRowChunks;
          i += kProducerThreads) {
       const int head = i / (Traits::kRows * kRowChunks), row = i / kRowChunks % Traits::kRows;

@@ -21,15 +21,15 @@ struct OutputRow {
   Element* to;   // [head_dim]
   float factor;  // of un-normalised O
 
-  // `ml`: of the row. Whoever has column 0 stores the log-sum-exp.
-  __device__ __forceinline__ static OutputRow of(const DecodeParams& p, int32_t query, const QueryRow& row, int column,
-                                                 float2 ml) {
+  // `ml`: of the row, which is one of `kv_head`. Whoever has column 0 stores the log-sum-exp.
+  __device__ __forceinline__ static OutputRow of(const DecodeParams& p, int32_t query, int32_t kv_head,
+                                                 const QueryRow& row, int column, float2 ml) {
     float factor = 1.f;
     if constexpr (Traits::kGeneral) {
       if (p.scores.sinks != nullptr) factor = add_sink(p.scores.sinks[row.head] * kLog2E, ml);
     }
     factor *= ml.y == 0.f ? 0.f : ptx::reciprocal_approx(ml.y);  // no visible weight: 0, not 0 / 0
-    if constexpr (Traits::kHeadScales) factor *= p.v_scales[row.head / p.group] / Traits::Cached::kUnit;
+    if constexpr (Traits::kHeadScales) factor *= p.v_scales[kv_head] / Traits::Cached::kUnit;
     if (p.lse != nullptr && column == 0) p.lse[p.lse_strides.offset(query, row)] = log_sum_exp(ml.x, ml.y);
     return {static_cast<Element*>(p.out) + p.out_strides.offset(query, row), factor};
   }
@@ -62,9 +62,9 @@ __device__ __forceinline__ void write_empty_outputs(const DecodeParams& p, int32
     const int32_t heads = p.num_kv_heads * p.group, columns = block.tokens * heads * Traits::kHeadDim;
 #pragma unroll 1  // seldom run, and in the way of what is
     for (int i = int(threadIdx.x) * 4; i < columns; i += Traits::kComputeThreads * 4) {
-      const int32_t row = i / Traits::kHeadDim;
-      const int column = i % Traits::kHeadDim;
-      OutputRow<Traits>::of(p, block.query, {row / heads, row % heads}, column, {kNoMaximum, 0.f}).store(p, column, {});
+      const int32_t column = i % Traits::kHeadDim, row = i / Traits::kHeadDim, head = row % heads;
+      OutputRow<Traits>::of(p, block.query, head / p.group, {row / heads, head}, column, {kNoMaximum, 0.f})
+          .store(p, column, {});
     }
   }
 }

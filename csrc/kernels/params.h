@@ -39,6 +39,13 @@ struct QueryRow {
   int32_t token;  // 0..q_len - 1
   int32_t head;   // query head
 };
+// row / group, of a query row of a KV head. Exact, for rows below kMostRows: (row + 1/2) / group is at least 1/2 / group away
+// from the next integer, and rounding moves it by less than row / group / 2^23. A division of integers is 20
+// instructions of a kernel, among them a branch.
+constexpr int32_t kMostRows = 1 << 22;
+LEANATTN_HOST_DEVICE int32_t token_of(int32_t row, float inverse_group) {
+  return static_cast<int32_t>((static_cast<float>(row) + 0.5f) * inverse_group);
+}
 struct RowStrides {
   int64_t batch, token, head;
 
@@ -106,11 +113,14 @@ struct ScoreOptions {
   LEANATTN_HOST_DEVICE int32_t first_slope(int32_t seq, int32_t head) const {
     return static_cast<int32_t>(seq * alibi_batch_stride) + head;
   }
-  // But for window_right, of which DecodeParams::causal_tokens says all, if queries are not packed.
-  bool any() const {
-    return window_left >= 0 || leftpad != nullptr || softcap_log2 != 0 || sinks != nullptr || alibi_slopes != nullptr ||
-           tree.bits != nullptr;
+  // What is done to a tile's scores, in this order.
+  static constexpr int32_t kSoftcap = 1, kAlibi = 2, kWindow = 4, kTree = 8;
+  int32_t changes() const {
+    return (softcap_log2 != 0 ? kSoftcap : 0) | (alibi_slopes != nullptr ? kAlibi : 0) |
+           (window_left >= 0 ? kWindow : 0) | (tree.bits != nullptr ? kTree : 0);
   }
+  // But for window_right, of which DecodeParams::causal_tokens says all, if queries are not packed.
+  bool any() const { return changes() != 0 || leftpad != nullptr || sinks != nullptr; }
 };
 
 // Test hooks; all zero in a normal call.
@@ -146,6 +156,7 @@ struct DecodeParams {
   int32_t causal_tokens;  // the last ones, which not all query tokens see: q_len - 1 with a causal mask, fewer with
                           // scores.window_right instead, or 0
   int32_t group;          // query heads per KV head
+  float inverse_group;    // 1 / group, for token_of()
   int32_t rows;           // query rows of a KV head, which share a read of K and V: q_len x group, in this order
   int32_t block_rows;     // query rows of a KV head in an item, ceil(rows / row_blocks)
   int32_t row_blocks;     // items per (sequence, KV head); 1 unless heads is 1
@@ -169,13 +180,14 @@ struct DecodeParams {
   DebugOptions debug;
   PageTable page_table;
   ScoreOptions scores;
-  bool score_options;  // there are some
+  bool score_options;     // there are some;
+  int32_t score_changes;  // ... scores.changes()
   TokenScales k_token_scales, v_token_scales;
   bool batch_invariant;
   FixedPieces fixed_pieces;  // of a batch-invariant call; else none
 
   LEANATTN_HOST_DEVICE QueryRow query_row(int32_t kv_head, int32_t row) const {
-    const int32_t token = q_len == 1 ? 0 : row / group;
+    const int32_t token = token_of(row, inverse_group);
     return {token, kv_head * group + row - token * group};
   }
   LEANATTN_HOST_DEVICE bool packed() const { return query_blocks != nullptr; }

@@ -42,6 +42,7 @@ struct Partial {
   __device__ __forceinline__ void clear(const DecodeParams& p, int32_t rows) const {
     const float nothing = __uint_as_float(kUnwritten);
     const int32_t floats = Traits::kGeneral ? rows * kRow : p.partial_floats;
+#pragma unroll 1
     for (int i = int(threadIdx.x) % 32 * 4; i < floats; i += 32 * 4) {
       ptx::store_relaxed(reinterpret_cast<float4*>(memory + i), {nothing, nothing, nothing, nothing});
     }

@@ -3,6 +3,7 @@
 
 #include "launch.h"
 #include "loader_cp_async.cuh"
+#include "tile_span.cuh"
 #include "warp_merge.cuh"
 
 namespace leanattn {

@@ -158,7 +158,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
     }
     if (Loader::writes_notes()) {
       const int32_t flags = (tiles.last() ? TileNote::kLast : 0) | (tiles.last_of_share() ? TileNote::kEnd : 0);
-      ring.smem.notes[stage.slot] = {visible, flags, item.rows.first_row};
+      ring.smem.notes[stage.slot] = {visible, flags, item.rows.first_row, item.causal_tokens};
       if constexpr (Traits::kGeneral) {
         if (tiles.first) ring.smem.origins[span_slot.slot] = item.origin;
       }
@@ -181,7 +181,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
       }
       span_slot.advance(ring.num_stages);
     }
-    query_slot.count_tile(stage, tiles.last());
+    query_slot.count_tile(tiles.last());
     stage.advance(ring.num_stages);
     tiles.next();
     if (tiles.first && !tiles.done()) item = SpanItem::of<Traits>(params, tiles.span);

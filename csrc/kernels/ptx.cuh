@@ -116,8 +116,12 @@ __device__ __forceinline__ void grid_launch_dependents() {
 __device__ __forceinline__ int thread_index_here() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  __builtin_assume(index >= 0);  // a signed number's quotient and remainder take more instructions
   return index;
 }
+
+// The same in all lanes of a warp, and known to be so.
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(~0u, value, 0); }
 
 // A barrier of `kThreads` threads of the CTA; number 0 is __syncthreads().
 template <int kThreads>

@@ -31,7 +31,10 @@ struct ResultRow {
   // Of the item's `row`, from `column` on, with the row's m and l.
   __device__ __forceinline__ static ResultRow of(const DecodeParams& p, const ItemRows& rows, bool whole,
                                                  const Partial<Traits>& partial, int row, int column, float2 ml) {
-    if (whole) return {OutputRow<Traits>::of(p, rows.query, rows.query_row(p, row), column, ml), nullptr};
+    if (whole) {
+      const int32_t kv_head = rows.template kv_head_of<Traits::kHeads>(row);
+      return {OutputRow<Traits>::of(p, rows.query, kv_head, rows.query_row(p, row), column, ml), nullptr};
+    }
     return {{}, partial.row(row, column, ml)};
   }
   // Four neighbouring columns of O.

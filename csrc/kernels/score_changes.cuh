@@ -11,11 +11,11 @@ namespace leanattn {
 // Which of a sequence's last tokens an item's rows do not see.
 struct CausalRows {
   int32_t tokens;  // DecodeParams::causal_tokens; 0: all rows see all
-  int32_t group;
+  float inverse_group;
   int32_t first_row;
 
   __device__ __forceinline__ int32_t hidden(int32_t row) const {
-    return tokens == 0 ? 0 : tokens - (first_row + row) / group;
+    return tokens == 0 ? 0 : tokens - token_of(first_row + row, inverse_group);
   }
 };
 
@@ -47,22 +47,22 @@ struct ScoreChanges<Traits, true> {
   __device__ __forceinline__ int32_t rows() const {
     return min(params.block_rows, origin.block.tokens * params.group - first_row);
   }
-  // From memory, here and now.
-  __device__ __forceinline__ int32_t causal_tokens_here() const {
-    return *const_cast<const volatile int32_t*>(&origin.causal_tokens);
-  }
 
   // `scores(r, t)`: this lane's scores (log2 units) of the rows and tokens that `Loop` says.
   template <typename Loop, typename Scores>
   __device__ __forceinline__ void apply(Scores& scores) const {
     const ScoreOptions& options = params.scores;
-    if (options.softcap_log2 > 0) {
+    const int32_t changes = params.score_changes;
+    if (changes == 0) return;
+    // A loop of one round: of an `if` alone ptxas makes predicated instructions, which take their turn in calls without
+    // a soft cap too, up to 300 of them a tile (docs/tuning.md).
+    for (bool capped = changes & ScoreOptions::kSoftcap; capped; capped = params.batch < 0) {
       const float inverse = 1.f / options.softcap_log2;
       for_each_row<Loop>([&](int r, int) {
         for_each_token(scores, [&](int t) { scores(r, t) = options.softcap_log2 * tanhf(scores(r, t) * inverse); });
       });
     }
-    if (options.alibi_slopes != nullptr) {
+    if (changes & ScoreOptions::kAlibi) {
       const int32_t head = (origin.kv_head + Traits::head_of_warp(warp)) * params.group;
       const float* slopes = options.alibi_slopes + options.first_slope(origin.block.seq, head);  // of the KV head
       for_each_row<Loop>([&](int r, int lane) {
@@ -73,8 +73,9 @@ struct ScoreChanges<Traits, true> {
         for_each_token(scores, [&](int t) { scores(r, t) -= slope * fabsf(own - float(Loop::place(lane, t))); });
       });
     }
+    if ((changes & (ScoreOptions::kWindow | ScoreOptions::kTree)) == 0) return;
     // The last query token's window begins last.
-    if (options.window_left >= 0 && first_own + params.q_len - 1 > options.window_left) {
+    if (changes & ScoreOptions::kWindow && first_own + params.q_len - 1 > options.window_left) {
       for_each_row<Loop>([&](int r, int lane) {
         const int32_t own = first_own + params.query_row(0, first_row + Loop::row(lane, r)).token;
         for_each_token(scores, [&](int t) {
@@ -82,7 +83,7 @@ struct ScoreChanges<Traits, true> {
         });
       });
     }
-    if (options.tree.bits != nullptr) {
+    if (changes & ScoreOptions::kTree) {
       const int32_t first_new = first_own - origin.block.first;
       if (first_new < Traits::kWarpTokens) hide_by_tree<Loop>(scores, first_new);
     }

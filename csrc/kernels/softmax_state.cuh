@@ -42,17 +42,20 @@ struct SoftmaxState {
   }
 
   // Turns the scores of a tile (log2 units, masked ones -inf) into weights, in place, and folds them into m and l.
-  // `scores(r, t)` and `output(r, c)` are this thread's elements by row and by token or column.
-  template <typename Scores, typename Output>
-  __device__ __forceinline__ void fold(Scores& scores, Output& output) {
+  // `scores(r, t)` are this thread's, by row and token. If m follows, the same in all lanes of the warp, calls
+  // rescale(r, factor) for every row, what O is to be multiplied with, and returns true.
+  template <typename Scores, typename Rescale>
+  __device__ __forceinline__ bool fold(Scores& scores, const Rescale& rescale) {
     using namespace cute;
+    float highest[kThreadRows];
     bool higher = false;
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
-#pragma unroll
-      for (int t = 0; t < size<1>(scores); ++t) higher |= scores(r, t) > m[r] + kSlack;
+      highest[r] = highest_score(scores, r);
+      higher |= highest[r] > m[r] + kSlack;
     }
-    if (__any_sync(~0u, higher)) raise_maximum(scores, output);
+    higher = __any_sync(~0u, higher);
+    if (higher) raise_maximum(highest, rescale);
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
 #pragma unroll
@@ -61,6 +64,7 @@ struct SoftmaxState {
         l[r] += scores(r, t);
       }
     }
+    return higher;
   }
 
   // Completes l over the lanes of a row.
@@ -73,21 +77,30 @@ struct SoftmaxState {
   }
 
  private:
-  template <typename Scores, typename Output>
-  __device__ __forceinline__ void raise_maximum(const Scores& scores, Output& output) {
-    using namespace cute;
+  // Of this thread's. Two chains of maxima: one would be the longest wait of the softmax.
+  template <typename Scores>
+  __device__ __forceinline__ static float highest_score(const Scores& scores, int r) {
+    constexpr int kTokens = decltype(cute::size<1>(scores))::value;
+    static_assert(kTokens % 2 == 0);
+    float even = scores(r, 0), odd = scores(r, 1);
+#pragma unroll
+    for (int t = 2; t < kTokens; t += 2) {
+      even = fmaxf(even, scores(r, t));
+      odd = fmaxf(odd, scores(r, t + 1));
+    }
+    return fmaxf(even, odd);
+  }
+  template <typename Rescale>
+  __device__ __forceinline__ void raise_maximum(const float (&highest)[kThreadRows], const Rescale& rescale) {
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
-      float new_m = m[r];
-#pragma unroll
-      for (int t = 0; t < size<1>(scores); ++t) new_m = fmaxf(new_m, scores(r, t));
+      float new_m = fmaxf(m[r], highest[r]);
 #pragma unroll
       for (int step = kFirstBit; step < kEndBit; step *= 2) new_m = fmaxf(new_m, __shfl_xor_sync(~0u, new_m, step));
       const float factor = rescale_factor(m[r], new_m);
       m[r] = new_m;
       l[r] *= factor;
-#pragma unroll
-      for (int c = 0; c < size<1>(output); ++c) output(r, c) *= factor;
+      rescale(r, factor);
     }
   }
 };

@@ -80,7 +80,7 @@ class TileLoop {
   // Folds in this warp's tokens of a tile; `visible`, at least one, belong to the sequence from the first of them on.
   // `keys`: [kWarpTokens, units], KvLayout. `values`: this warp's columns of V, [kWarpTokens, units], ValueLayout.
   __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values,
-                                            const TileScales<Traits>& scales, int visible, CausalRows causal,
+                                            const TileScales<Traits>& scales, int visible, const CausalRows& causal,
                                             const ScoreChanges<Traits>& changes) {
     using namespace cute;
     auto scores = multiply_key_query(keys);
@@ -97,8 +97,6 @@ class TileLoop {
     }
     if constexpr (Traits::kTokenScales) scale_scores<TileLoop>(scales, thread_scores);
     changes.template apply<TileLoop>(thread_scores);
-    // Read again: until here it would have had a register.
-    if constexpr (Traits::kGeneral) causal.tokens = changes.causal_tokens_here();
     if (visible - causal.tokens < Traits::kWarpTokens) {
       const int lane = int(threadIdx.x) % 32;
       int seen[kThreadRows];
@@ -116,7 +114,10 @@ class TileLoop {
       }
     }
     auto thread_output = output();
-    state.fold(thread_scores, thread_output);
+    state.fold(thread_scores, [&](int r, float factor) {
+#pragma unroll
+      for (int c = 0; c < size<1>(thread_output); ++c) thread_output(r, c) *= factor;
+    });
     if constexpr (Traits::kTokenScales) units_.template scale_weights<TileLoop>(scales, thread_scores, thread_output);
     multiply_value_weight(values, scores);
   }

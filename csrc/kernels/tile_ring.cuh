@@ -36,9 +36,8 @@ template <typename Traits>
 class QuerySlot {
   static constexpr bool kTwo = Traits::kFixedQueryBytes > 0;
   int slot_ = 0;
-  // Of each slot's last span, and of the tile that is being loaded.
-  RingIndex last_tile_[2];
-  int32_t last_number_[2], number_ = 0;
+  int32_t last_tile_[2],
+      tile_ = 0;  // of each slot's last span, and that which is being loaded: how many are ahead of it
 
  public:
   __device__ __forceinline__ int of(const RingIndex& span_slot) const { return kTwo ? slot_ : span_slot.slot; }
@@ -47,21 +46,21 @@ class QuerySlot {
   // By the producer, before it loads the queries of a span, whose first tile it is loading; `spans` have been ahead.
   __device__ __forceinline__ void wait(uint64_t* empty, int32_t spans, int num_stages) const {
     if constexpr (kTwo) {
-      const RingIndex last = slot_ == 0 ? last_tile_[0] : last_tile_[1];
-      const int32_t last_number = slot_ == 0 ? last_number_[0] : last_number_[1];
+      const int32_t last = slot_ == 0 ? last_tile_[0] : last_tile_[1];
       // Of a stage that has been filled again, that has been waited for, and its barrier is further on.
-      if (spans >= 2 && number_ - last_number < num_stages) ptx::mbarrier_wait(&empty[last.slot], last.parity);
+      if (spans < 2 || tile_ - last >= num_stages) return;
+      const int32_t round = quotient(last, num_stages);
+      ptx::mbarrier_wait(&empty[last - round * num_stages], round % 2);
     }
   }
   // By the producer, behind each tile.
-  __device__ __forceinline__ void count_tile(const RingIndex& stage, bool ends_span) {
+  __device__ __forceinline__ void count_tile(bool ends_span) {
     if constexpr (kTwo) {
       if (ends_span) {
-        (slot_ == 0 ? last_tile_[0] : last_tile_[1]) = stage;
-        (slot_ == 0 ? last_number_[0] : last_number_[1]) = number_;
+        (slot_ == 0 ? last_tile_[0] : last_tile_[1]) = tile_;
         next_span();
       }
-      ++number_;
+      ++tile_;
     }
   }
 };

@@ -17,6 +17,7 @@ struct alignas(16) TileNote {
   int32_t visible;  // tokens of the sequence from the tile's first one on
   int32_t flags;
   int32_t first_row;                      // of the item
+  int32_t causal_tokens;                  // CausalRows::tokens of the item
   static constexpr int32_t kLast = 1;     // of its span
   static constexpr int32_t kEnd = 2;      // the last of the CTA's share
   static constexpr int32_t kNothing = 4;  // no tile at all: the share is empty
@@ -25,23 +26,23 @@ struct alignas(16) TileNote {
 // Of a span's item. A kernel that cannot do more needs the sequence and the head alone.
 struct SpanOrigin {
   QueryBlock block;
-  int32_t kv_head;        // the first
-  int32_t causal_tokens;  // of the block
+  int32_t kv_head;  // the first
 };
 
 // What a span is about.
 struct SpanItem {
   ItemRows rows;
   SpanOrigin origin;
+  int32_t causal_tokens;
 
   template <typename Traits>
   __device__ __forceinline__ static SpanItem of(const DecodeParams& p, const Span& span) {
     const auto rows = ItemRows::of(p, span.seq, span.item);
     if constexpr (Traits::kGeneral) {
       const QueryBlock block = p.query_block(span.seq);
-      return {p.packed() ? rows.of_block(p, block) : rows, {block, rows.kv_head, p.causal_tokens_of(block)}};
+      return {p.packed() ? rows.of_block(p, block) : rows, {block, rows.kv_head}, p.causal_tokens_of(block)};
     }
-    return {rows, {{span.seq}, rows.kv_head, p.causal_tokens}};
+    return {rows, {{span.seq}, rows.kv_head}, p.causal_tokens};
   }
 };
 
@@ -109,7 +110,6 @@ struct TileTraits {
   static constexpr int kWarpTokens = kTileTokens / kTokenWarps, kWarpColumns = kHeadDim / kColumnWarps;
   static_assert(kHeadWarps * kHeads == kWarps);
   // Whose tokens a warp that computes reads in the ring.
-  __device__ __forceinline__ static int ring_warp(int warp) { return warp; }
   __device__ __forceinline__ static int head_of_warp(int warp) { return warp / kHeadWarps; }
   __device__ __forceinline__ static int first_token_of_warp(int warp) {
     return warp % kHeadWarps / kColumnWarps * kWarpTokens;

@@ -12,7 +12,6 @@
 
 #include "score_changes.cuh"
 #include "softmax_state.cuh"
-#include "token_scales.cuh"
 #include "traits.cuh"
 
 namespace leanattn {
@@ -38,7 +37,9 @@ class WgmmaLoop {
   static constexpr int kThreadRows = 2;
 
   // Query row of the item of this lane's r, and token of its i.
-  __device__ __forceinline__ static int row(int lane, int r) { return int(threadIdx.x) / 32 * 16 + lane / 4 + 8 * r; }
+  __device__ __forceinline__ static int row(int lane, int r) {
+    return ptx::thread_index_here() / 32 * 16 + lane / 4 + 8 * r;
+  }
   __device__ __forceinline__ static int place(int lane, int i) { return i / 2 * 8 + lane % 4 * 2 + i % 2; }
 
   SoftmaxState<kThreadRows, 1, 4> state;
@@ -51,27 +52,73 @@ class WgmmaLoop {
   __device__ __forceinline__ void begin_span(const Element* query, float scale_log2) {
     state.clear();
     cute::clear(output_);
+    cute::clear(weights_);
     query_ = query;
     scale_ = scale_log2;
   }
 
-  // Folds in a tile; `visible`, at least one, of its tokens belong to the sequence. `keys`, `values`: [kTokens,
-  // head_dim], MmaKeyLayout.
-  __device__ __forceinline__ void fold_tile(const Element* keys, const Element* values, const TileScales<Traits>&,
-                                            int visible, const CausalRows& causal,
-                                            const ScoreChanges<Traits>& changes) {
+  // Of the item's `rows`, some are this warpgroup's.
+  __device__ __forceinline__ static bool has_rows(int rows) { return rows > warpgroup() * kGroupRows; }
+
+  // Asks for a tile's scores, S = Q K^T. `keys`: [kTokens, head_dim], MmaKeyLayout; to be kept until fold_scores()
+  // returns.
+  __device__ __forceinline__ void begin_scores(const Element* keys) {
     using namespace cute;
-    if (changes.rows() <= warpgroup() * kGroupRows) return;  // none for this warpgroup
     // What cp.async wrote is to be read by wgmma, which goes past the path of other loads.
     ptx::fence_async_shared();
-    auto scores = multiply_query_key(keys);
+    ScoreMma mma;
+    const auto thread = slice(mma);
+    const auto all_rows = make_tensor(make_smem_ptr(query_), typename Traits::MmaQueryLayout{});
+    const auto rows = local_tile(all_rows, Shape<Int<kGroupRows>, Int<kColumns>>{}, make_coord(warpgroup(), 0));
+    const auto query = thread.make_fragment_A(thread.partition_A(rows));
+    const auto key =
+        thread.make_fragment_B(thread.partition_B(make_tensor(make_smem_ptr(keys), typename Traits::MmaKeyLayout{})));
+    mma.accumulate_ = GMMA::ScaleOut::Zero;
+    warpgroup_fence_operand(scores_);
+    warpgroup_arrive();
 #pragma unroll
-    for (int i = 0; i < size(scores); ++i) scores(i) *= scale_;
+    for (int k = 0; k < size<2>(query); ++k) {
+      gemm(mma, query(_, _, k), key(_, _, k), scores_);
+      mma.accumulate_ = GMMA::ScaleOut::One;
+    }
+    warpgroup_commit_batch();
+  }
+  // Asks for O [rows, head_dim] += P V, with the weights that fold_scores() left. `values`: [kTokens, head_dim],
+  // MmaKeyLayout; to be kept until it returns once more, or end_values().
+  __device__ __forceinline__ void begin_values(const Element* values) {
+    using namespace cute;
+    ValueMma mma;
+    const auto thread = slice(mma);
+    const auto value = thread.make_fragment_B(
+        thread.partition_B(make_tensor(make_smem_ptr(values), typename Traits::MmaValueLayout{})));
+    mma.accumulate_ = GMMA::ScaleOut::One;
+    warpgroup_fence_operand(output_);
+    warpgroup_fence_operand(weights_);
+    warpgroup_arrive();
+#pragma unroll
+    for (int k = 0; k < size<2>(weights_); ++k) gemm(mma, weights_(_, _, k), value(_, _, k), output_);
+  }
+  __device__ __forceinline__ void end_values() {
+    cute::warpgroup_commit_batch();
+    cute::warpgroup_wait<0>();
+    cute::warpgroup_fence_operand(output_);
+  }
 
-    auto thread_scores = make_tensor(scores.data(), ThreadRowsLayout<kTokens / 8>{});
+  // Of the scores, then of the values if any, that were asked for: folds in the scores' tile, as far as its values.
+  // `visible`, at least one, of its tokens belong to the sequence.
+  __device__ __forceinline__ void fold_scores(int visible, const CausalRows& causal,
+                                              const ScoreChanges<Traits>& changes) {
+    using namespace cute;
+    warpgroup_commit_batch();  // of the values
+    warpgroup_wait<1>();
+    warpgroup_fence_operand(scores_);
+#pragma unroll
+    for (int i = 0; i < size(scores_); ++i) scores_(i) *= scale_;
+
+    auto thread_scores = make_tensor(scores_.data(), ThreadRowsLayout<kTokens / 8>{});
     changes.template apply<WgmmaLoop>(thread_scores);
     if (visible - causal.tokens < kTokens) {
-      const int lane = int(threadIdx.x) % 32;
+      const int lane = ptx::thread_index_here() % 32;
 #pragma unroll
       for (int r = 0; r < kThreadRows; ++r) {
         const int seen = min(visible, visible - causal.hidden(row(lane, r)));
@@ -81,72 +128,46 @@ class WgmmaLoop {
         }
       }
     }
-    auto thread_output = output();
-    state.fold(thread_scores, thread_output);
-    multiply_weight_value(values, scores);
+    float factors[kThreadRows];
+    const bool higher = state.fold(thread_scores, [&](int r, float factor) { factors[r] = factor; });
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(output_);
+    if (higher) rescale_output(factors);
+    // P [rows, tokens] is in scores_, in the order of an operand.
+    static_assert(decltype(size(weights_))::value == kGroupRows * kTokens / 128);
+    auto pairs = recast<cutlass::Array<Element, 2>>(weights_);
+    cutlass::NumericArrayConverter<Element, float, 2> to_elements;
+#pragma unroll
+    for (int i = 0; i < size(pairs); ++i) pairs(i) = to_elements({scores_(2 * i), scores_(2 * i + 1)});
   }
 
  private:
-  __device__ __forceinline__ static int warpgroup() { return int(threadIdx.x) / 128; }
+  __device__ __forceinline__ static int warpgroup() { return ptx::uniform(int(threadIdx.x) / 128); }
   template <typename Mma>
   __device__ __forceinline__ static auto slice(const Mma& mma) {
     return mma.get_thread_slice(int(threadIdx.x) % 128);
   }
 
-  // [rows, tokens]
-  __device__ __forceinline__ auto multiply_query_key(const Element* keys) const {
-    using namespace cute;
-    ScoreMma mma;
-    const auto thread = slice(mma);
-    const auto all_rows = make_tensor(make_smem_ptr(query_), typename Traits::MmaQueryLayout{});
-    const auto rows = local_tile(all_rows, Shape<Int<kGroupRows>, Int<kColumns>>{}, make_coord(warpgroup(), 0));
-    const auto query = thread.make_fragment_A(thread.partition_A(rows));
-    const auto key =
-        thread.make_fragment_B(thread.partition_B(make_tensor(make_smem_ptr(keys), typename Traits::MmaKeyLayout{})));
-    auto scores = partition_fragment_C(mma, Shape<Int<kGroupRows>, Int<kTokens>>{});
-    mma.accumulate_ = GMMA::ScaleOut::Zero;
-    warpgroup_fence_operand(scores);
-    warpgroup_arrive();
+  __device__ __forceinline__ void rescale_output(const float (&factors)[kThreadRows]) {
+    auto thread_output = output();
 #pragma unroll
-    for (int k = 0; k < size<2>(query); ++k) {
-      gemm(mma, query(_, _, k), key(_, _, k), scores);
-      mma.accumulate_ = GMMA::ScaleOut::One;
+    for (int r = 0; r < kThreadRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < cute::size<1>(thread_output); ++c) thread_output(r, c) *= factors[r];
     }
-    warpgroup_commit_batch();
-    warpgroup_wait<0>();
-    warpgroup_fence_operand(scores);
-    return scores;
-  }
-
-  // O [rows, head_dim] += P V; P [rows, tokens] is in `scores`, in the order of an operand.
-  template <typename Scores>
-  __device__ __forceinline__ void multiply_weight_value(const Element* values, const Scores& scores) {
-    using namespace cute;
-    ValueMma mma;
-    auto weights = make_tensor<Element>(partition_shape_A(mma, Shape<Int<kGroupRows>, Int<kTokens>>{}));
-    static_assert(decltype(size(weights))::value == kGroupRows * kTokens / 128);
-    auto pairs = recast<cutlass::Array<Element, 2>>(weights);
-    cutlass::NumericArrayConverter<Element, float, 2> to_elements;
-#pragma unroll
-    for (int i = 0; i < size(pairs); ++i) pairs(i) = to_elements({scores(2 * i), scores(2 * i + 1)});
-    const auto thread = slice(mma);
-    const auto value = thread.make_fragment_B(
-        thread.partition_B(make_tensor(make_smem_ptr(values), typename Traits::MmaValueLayout{})));
-    mma.accumulate_ = GMMA::ScaleOut::One;
-    warpgroup_fence_operand(output_);
-    warpgroup_fence_operand(weights);
-    warpgroup_arrive();
-#pragma unroll
-    for (int k = 0; k < size<2>(weights); ++k) gemm(mma, weights(_, _, k), value(_, _, k), output_);
-    warpgroup_commit_batch();
-    warpgroup_wait<0>();
-    warpgroup_fence_operand(output_);
   }
 
   using OutputFragment =
       decltype(cute::partition_fragment_C(ValueMma{}, cute::Shape<cute::Int<kGroupRows>, cute::Int<kColumns>>{}));
 
-  OutputFragment output_;  // [rows, head_dim]
+  using ScoreFragment =
+      decltype(cute::partition_fragment_C(ScoreMma{}, cute::Shape<cute::Int<kGroupRows>, cute::Int<kTokens>>{}));
+  using WeightFragment = decltype(cute::make_tensor<Element>(
+      cute::partition_shape_A(ValueMma{}, cute::Shape<cute::Int<kGroupRows>, cute::Int<kTokens>>{})));
+
+  OutputFragment output_;   // [rows, head_dim]
+  ScoreFragment scores_;    // [rows, tokens]
+  WeightFragment weights_;  // as scores_
   const Element* query_ = nullptr;
   float scale_;  // of scores, to log2 units
 };
@@ -158,7 +179,7 @@ __device__ __forceinline__ void merge_warps(WgmmaLoop<Traits>& loop, typename Tr
                                             const DecodeParams& params, const ResultRowOf& result_row) {
   loop.state.finish();
   const auto output = loop.output();
-  const int lane = int(threadIdx.x) % 32, r = lane % 2, row = loop.row(lane, r), first_column = lane % 4 / 2 * 4;
+  const int lane = ptx::thread_index_here() % 32, r = lane % 2, row = loop.row(lane, r), first_column = lane % 4 / 2 * 4;
   const float2 ml{r == 0 ? loop.state.m[0] : loop.state.m[1], r == 0 ? loop.state.l[0] : loop.state.l[1]};
   // Rows that there are not have no place to go to.
   const bool exists = row < rows;

@@ -3,7 +3,7 @@
 
 #include "launch.h"
 #include "loader_cp_async.cuh"
-#include "wgmma_loop.cuh"
+#include "wgmma_span.cuh"
 
 namespace leanattn {
 
@@ -24,13 +24,12 @@ struct WgmmaTraits {
   static constexpr int kComputeThreads = 32 * kWarps;
   static constexpr int kThreads = kComputeThreads + 32 * kLoaderWarps;
   // Of a thread; 384 threads start with 168 each, all that there are.
-  static constexpr int kComputeRegisters = 184, kLoaderRegisters = 136;
+  static constexpr int kComputeRegisters = 200, kLoaderRegisters = 104;
   static_assert(kComputeRegisters * kComputeThreads + kLoaderRegisters * (kThreads - kComputeThreads) <=
                 168 * kThreads);
   // All of them take all tokens of a tile; each loader warp brings a quarter of them.
   static constexpr int kTileTokens = tile_table::kTokensWgmma;
   static constexpr int kWarpTokens = kTileTokens, kTokenWarps = 1, kColumnWarps = kLoaderWarps;
-  __device__ __forceinline__ static int ring_warp(int) { return 0; }
   __device__ __forceinline__ static int head_of_warp(int) { return 0; }
   __device__ __forceinline__ static int first_token_of_warp(int) { return 0; }
 
