@@ -90,7 +90,21 @@ class CpAsyncLoader {
       k_scales_.load(to.keys(producer_warp()) + first_row(), visible - first_token(), paged());
       v_scales_.load(to.values(producer_warp()) + first_row(), visible - first_token(), paged());
     }
-    if (!paged()) {
+    if (Traits::kPackedOnly && !paged()) {
+      // Its passes are a loop, where the next row is a sum, and a product of 64 bits would take six instructions.
+      const auto in_order = [](const Cached*& next, int64_t step) {
+        return [&next, step](int) {
+          const Cached* row = next;
+          next += step;
+          return row;
+        };
+      };
+      // That leaves k_ and v_ behind this warp's part of the tile.
+      load_rows(stage, visible, in_order(k_, kRowsPerPass * params_.k_strides.token),
+                in_order(v_, kRowsPerPass * params_.v_strides.token));
+      k_ += (Traits::kTileTokens - kTokens) * params_.k_strides.token;
+      v_ += (Traits::kTileTokens - kTokens) * params_.v_strides.token;
+    } else if (!paged()) {
       load_rows(
           stage, visible, [&](int pass) { return k_ + pass * kRowsPerPass * params_.k_strides.token; },
           [&](int pass) { return v_ + pass * kRowsPerPass * params_.v_strides.token; });
@@ -175,7 +189,7 @@ class CpAsyncLoader {
     if (!has_column(params_, chunk_of_lane() * (16 / int(sizeof(Cached))))) lane_visible = 0;
     Element* keys = ring_.keys(stage, producer_warp());
     Element* values = ring_.values(stage, producer_warp());
-#pragma unroll(Traits::kPackedOnly ? 4 : kPasses)
+#pragma unroll(Traits::kPackedOnly ? 2 : kPasses)
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = pass * kRowsPerPass;
       // layout(row + row_of_lane(), its column): the two rows have no bit in common, and the swizzle is linear in

@@ -41,17 +41,18 @@ struct SoftmaxState {
     }
   }
 
-  // Turns the scores of a tile (log2 units, masked ones -inf) into weights, in place, and folds them into m and l.
-  // `scores(r, t)` are this thread's, by row and token. If m follows, the same in all lanes of the warp, calls
-  // rescale(r, factor) for every row, what O is to be multiplied with, and returns true.
+  // Turns the scores of a tile (masked ones -inf) into weights, in place, and folds them into m and l. `scores(r, t)`
+  // are this thread's, by row and token; `scale`, a positive number, makes log2 units of them. If m follows, the same
+  // in all lanes of the warp, calls rescale(r, factor) for every row, what O is to be multiplied with, and returns
+  // true.
   template <typename Scores, typename Rescale>
-  __device__ __forceinline__ bool fold(Scores& scores, const Rescale& rescale) {
+  __device__ __forceinline__ bool fold(Scores& scores, float scale, const Rescale& rescale) {
     using namespace cute;
     float highest[kThreadRows];
     bool higher = false;
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r) {
-      highest[r] = highest_score(scores, r);
+      highest[r] = highest_score(scores, r) * scale;
       higher |= highest[r] > m[r] + kSlack;
     }
     higher = __any_sync(~0u, higher);
@@ -60,7 +61,7 @@ struct SoftmaxState {
     for (int r = 0; r < kThreadRows; ++r) {
 #pragma unroll
       for (int t = 0; t < size<1>(scores); ++t) {
-        scores(r, t) = ptx::exp2_approx(scores(r, t) - m[r]);
+        scores(r, t) = ptx::exp2_approx(scores(r, t) * scale - m[r]);
         l[r] += scores(r, t);
       }
     }

@@ -114,7 +114,7 @@ class TileLoop {
       }
     }
     auto thread_output = output();
-    state.fold(thread_scores, [&](int r, float factor) {
+    state.fold(thread_scores, 1.f, [&](int r, float factor) {
 #pragma unroll
       for (int c = 0; c < size<1>(thread_output); ++c) thread_output(r, c) *= factor;
     });

@@ -112,8 +112,14 @@ class WgmmaLoop {
     warpgroup_commit_batch();  // of the values
     warpgroup_wait<1>();
     warpgroup_fence_operand(scores_);
+    // Together with the softmax the scale costs nothing; but options change scores in log2 units, and a masked score
+    // times 0 would be NaN.
+    float scale = scale_;
+    if (changes.params.score_changes != 0 || scale <= 0) {
 #pragma unroll
-    for (int i = 0; i < size(scores_); ++i) scores_(i) *= scale_;
+      for (int i = 0; i < size(scores_); ++i) scores_(i) *= scale;
+      scale = 1.f;
+    }
 
     auto thread_scores = make_tensor(scores_.data(), ThreadRowsLayout<kTokens / 8>{});
     changes.template apply<WgmmaLoop>(thread_scores);
@@ -129,7 +135,7 @@ class WgmmaLoop {
       }
     }
     float factors[kThreadRows];
-    const bool higher = state.fold(thread_scores, [&](int r, float factor) { factors[r] = factor; });
+    const bool higher = state.fold(thread_scores, scale, [&](int r, float factor) { factors[r] = factor; });
     warpgroup_wait<0>();
     warpgroup_fence_operand(output_);
     if (higher) rescale_output(factors);
@@ -179,7 +185,8 @@ __device__ __forceinline__ void merge_warps(WgmmaLoop<Traits>& loop, typename Tr
                                             const DecodeParams& params, const ResultRowOf& result_row) {
   loop.state.finish();
   const auto output = loop.output();
-  const int lane = ptx::thread_index_here() % 32, r = lane % 2, row = loop.row(lane, r), first_column = lane % 4 / 2 * 4;
+  const int lane = ptx::thread_index_here() % 32, r = lane % 2, row = loop.row(lane, r),
+            first_column = lane % 4 / 2 * 4;
   const float2 ml{r == 0 ? loop.state.m[0] : loop.state.m[1], r == 0 ? loop.state.l[0] : loop.state.l[1]};
   // Rows that there are not have no place to go to.
   const bool exists = row < rows;
