@@ -10,6 +10,7 @@ def tiling(
     num_kv_heads: int,
     rows: int,
     head_dim: int,
+    v_head_dim: int,
     workers: int,
     paged: bool,
     itemsize: int,

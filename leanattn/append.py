@@ -34,7 +34,7 @@ def append_kv(
 
         t = n - new_tokens + i                      # its position
         k_cache[b, t] = rotated(k[b, i], t)         # [num_kv_heads, head_dim]
-        v_cache[b, t] = v[b, i]
+        v_cache[b, t] = v[b, i]                     # [num_kv_heads, v_head_dim]
         q[b, i] = rotated(q[b, i], t)               # [num_q_heads, head_dim], if q is given
 
     So the lengths are those with the new tokens, and the same tensor goes to :func:`leanattn.decode`
@@ -53,12 +53,12 @@ def append_kv(
             head_dim a multiple of 8 up to 512; 32768 heads at most. Any strides that are multiples of 16
             bytes, 0 included, as long as head_dim is contiguous; so a part of a fused projection is passed as
             it is.
-        v: new values, like ``k``.
+        v: new values, like ``k``, with a head_dim of their own under the same rule.
         k_cache: written in place: [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``k``, or
             of dtype float8_e4m3fn or float8_e5m2 (see ``k_scale``), strides under the same rule, but no two
             elements may share memory. With a ``block_table``: pages [num_pages, page_size, num_kv_heads,
             head_dim] of any page_size.
-        v_cache: like ``k_cache``.
+        v_cache: like ``k_cache``, with the head_dim of ``v``.
         cache_seqlens: [batch] int32, contiguous, on the device of ``k``: tokens of each sequence, the new
             ones included. Of a sequence shorter than ``new_tokens`` only the last tokens have a position, and
             the others are not written: with length 0, or below, none is.

@@ -38,8 +38,9 @@ def check_append_fit(
     if shape[-2] == 0 or shape[-3 if len(shape) == 4 else -2] == 0:
         raise ValueError(f"k: shape {list(shape)}, expected one new token and one KV head at least")
     _check_like_k("v", v, k)
-    if v.shape != shape:
-        raise ValueError(f"v: shape {list(v.shape)}, expected the shape of k, {list(shape)}")
+    if len(v.shape) != len(shape) or v.shape[:-1] != shape[:-1]:
+        expected = f"the shape of k, {list(shape)}, but for head_dim"
+        raise ValueError(f"v: shape {list(v.shape)}, expected {expected}")
     if k_cache.dtype == torch.int8:
         reason = "what makes int8 of a row also has to choose its scale"
         raise NotImplementedError(
@@ -48,6 +49,8 @@ def check_append_fit(
     check_caches("k", k, k_cache, v_cache, cache_seqlens, block_table, FLOAT8)
     if k_cache.shape[2] != shape[-2]:
         raise ValueError(f"k_cache: {k_cache.shape[2]} KV heads, expected the {shape[-2]} of k")
+    if v_cache.shape[3] != v.shape[-1]:
+        raise ValueError(f"v_cache: head_dim {v_cache.shape[3]}, expected that of v, {v.shape[-1]}")
     if q is not None:
         _check_like_k("q", q, k)
         if len(q.shape) != len(shape) or q.shape[:-2] != shape[:-2] or q.shape[-1] != shape[-1]:
@@ -73,7 +76,8 @@ def check_append_call(
     """All that can be wrong with a call of append_kv, but for strides, alignment, lengths and pages."""
     check_append_fit(k, v, k_cache, v_cache, cache_seqlens, block_table, q, rotary_cos, rotary_sin)
     check_scales(k_cache, k_scale, v_scale, "k")
-    found = refusals(k.device, k.dtype, k.shape[-1], 1, name="k", head_dims=HEAD_DIMS)
+    dims, names = (k.shape[-1], v.shape[-1]), ("k", "v")
+    found = refusals(k.device, k.dtype, dims[0], 1, v_head_dim=dims[1], names=names, head_dims=HEAD_DIMS)
     if found:
         raise found[0].error(found[0].message)
     check_append_grad(k, v, k_cache, v_cache, q, rotary_cos, rotary_sin, k_scale, v_scale)

@@ -50,7 +50,7 @@ def check_fit(
         expected = f"a multiple of the {num_kv_heads} KV heads of k_cache"
         raise ValueError(f"q: {num_q_heads} heads, expected {expected}, one at least")
     if out is not None:
-        check_tensor("out", out, q.dtype, q.device, [shape])
+        check_tensor("out", out, q.dtype, q.device, [out_shape(q, v_cache)])
     if lse is not None:
         check_tensor("lse", lse, torch.float32, q.device, [lse_shape(q, packed)])
 
@@ -100,8 +100,8 @@ def check_caches(
     elif len(cache_shape) != 4 or cache_shape[0] != batch or cache_shape[3] != head_dim:
         expected = f"[{batch}, max_tokens, num_kv_heads, {head_dim}], batch and head_dim as in {name}"
         raise ValueError(f"k_cache: shape {list(cache_shape)}, expected {expected}")
-    if v_cache.shape != cache_shape:
-        expected = f"the shape of k_cache, {list(cache_shape)}"
+    if len(v_cache.shape) != 4 or v_cache.shape[:3] != cache_shape[:3] or v_cache.shape[3] == 0:
+        expected = f"the shape of k_cache, {list(cache_shape)}, but for head_dim"
         raise ValueError(f"v_cache: shape {list(v_cache.shape)}, expected {expected}")
     if cache_seqlens.shape != (batch,):
         raise ValueError(f"cache_seqlens: shape {list(cache_seqlens.shape)}, expected [{batch}] as in {name}")
@@ -134,7 +134,8 @@ def check_call(
     check_options(options, q, cache_seqlens.shape[0], packed=cu_seqlens_q is not None)
     check_scales(k_cache, k_scale, v_scale)
     check_bool("batch_invariant", batch_invariant)
-    check_can_run(q, k_cache.dtype, options.used() + [BATCH_INVARIANT] * batch_invariant)
+    used = options.used() + [BATCH_INVARIANT] * batch_invariant
+    check_can_run(q, k_cache.dtype, v_cache.shape[-1], used)
     check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes, k_scale, v_scale)
     check_scale(softmax_scale)
     check_causal(causal)
@@ -142,9 +143,11 @@ def check_call(
     check_plan(plan, q.device)
 
 
-def check_can_run(q: Tensor, cache_dtype: torch.dtype, options: list[str]) -> None:
+def check_can_run(q: Tensor, cache_dtype: torch.dtype, v_head_dim: int, options: list[str]) -> None:
     """Can the backend do such a call? Only for tensors that fit each other."""
-    found = refusals(q.device, q.dtype, q.shape[-1], q_len_of(q), options, cache_dtype=cache_dtype)
+    found = refusals(
+        q.device, q.dtype, q.shape[-1], q_len_of(q), options, cache_dtype=cache_dtype, v_head_dim=v_head_dim
+    )
     if found:
         raise found[0].error(found[0].message)
 
@@ -177,6 +180,11 @@ def q_len_of(q: Tensor) -> int:
 def max_tokens_of(k_cache: Tensor, block_table: Tensor | None) -> int:
     """Tokens that a sequence can have in a cache, paged or not."""
     return k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+
+
+def out_shape(q: Tensor, v_cache: Tensor) -> tuple[int, ...]:
+    """That of q, with the head_dim of ``v_cache``."""
+    return (*q.shape[:-1], v_cache.shape[-1])
 
 
 def lse_shape(q: Tensor, packed: bool = False) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ def decode(
 
         s = n - q_len + 1 + i if causal else n                          # tokens that it sees
         p = softmax(softmax_scale * k_cache[b, :s, g] @ q[b, i, h])     # [s]
-        out[b, i, h] = p @ v_cache[b, :s, g]                            # [head_dim]
+        out[b, i, h] = p @ v_cache[b, :s, g]                            # [v_head_dim]
 
     So the queries are those of the last ``q_len`` tokens in the cache, and each sees its own token and all
     before it. A ``q`` of three dimensions is one query token a sequence, which sees all n tokens.
@@ -135,7 +135,8 @@ def decode(
             included, as long as head_dim is contiguous; so a cache [batch, num_kv_heads, max_tokens,
             head_dim] is passed as ``cache.transpose(1, 2)``, uncopied. With a ``block_table``: pages
             [num_pages, page_size, num_kv_heads, head_dim] of any page_size, under the same rule for strides.
-        v_cache: values, like ``k_cache``.
+        v_cache: values, like ``k_cache`` but for the last dimension, v_head_dim, which may be another under
+            the rules for head_dim (DeepSeek's 128 beside 192).
         cache_seqlens: [batch] int32, contiguous, on the device of ``q``: tokens of each sequence that the
             call reads, from the start of its cache, the newest included: all ``q_len`` that the queries are
             of. A length below 0 counts as 0, one above max_tokens as max_tokens. What the caches hold beyond
@@ -144,8 +145,8 @@ def decode(
         causal: whether a query token sees none of the tokens after its own (the mask is aligned to the last
             query and the last token; NaN or an infinity among those after it may reach its output all the
             same); False: all see all n tokens. With one query token both are the same.
-        out: where to write the result; shape, dtype and device of ``q``, and its strides under the rule
-            above.
+        out: where to write the result; dtype and device of ``q``, its shape with v_head_dim for head_dim,
+            and strides under the rule above.
         return_lse: also return the logarithm of the softmax's denominator, with which
             :func:`leanattn.merge_states` joins attention over several caches.
         sm_margin: SMs of the GPU (threads of a CPU) to leave free for kernels that run at the same time.
@@ -159,11 +160,11 @@ def decode(
             torch.compile, what is ahead is the compiler's choice.) All other tokens are read at once; ``q``
             and the n tokens are waited for. A broken promise about tokens gives wrong results of this call;
             one about lengths or plan is undefined: memory errors, a hang, wrong results later.
-        plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes, ``q_len``,
-            window, options and ``sm_margin`` (on a CPU: number of threads) included. The call then follows
-            the lengths and paddings in the plan; its result is the same up to rounding, since the plan may
-            cut elsewhere, and with ``batch_invariant`` bit for bit. A plan of other shapes is not used, and
-            the call is as without one.
+        plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes (v_head_dim
+            too, if it is another), ``q_len``, window, options and ``sm_margin`` (on a CPU: number of threads)
+            included. The call then follows the lengths and paddings in the plan; its result is the same up to
+            rounding, since the plan may cut elsewhere, and with ``batch_invariant`` bit for bit. A plan of
+            other shapes is not used, and the call is as without one.
         block_table: [batch, max_pages] int32 on the device of ``q``, its last dimension contiguous: the pages
             of each sequence in the order of its tokens (PagedAttention, arXiv 2309.06180). max_tokens is then
             max_pages * page_size. What it holds beyond a sequence's last page does not matter. A page may
@@ -214,11 +215,11 @@ def decode(
             some tens of MB for partials.
 
     Returns:
-        ``out``, like ``q``; with ``return_lse``, ``(out, lse)``: lse float32, natural logarithm,
-        [batch, num_q_heads], or [batch, num_q_heads, q_len] for a ``q`` of four dimensions, or [num_q_heads,
-        tokens] with ``cu_seqlens_q``. A query that sees
-        no token gives out 0 and lse -inf, or with ``sinks`` its sink: any of a sequence of length 0, and with
-        ``causal`` the first ``q_len - n`` of a sequence of n.
+        ``out``, like ``q`` with v_head_dim for head_dim; with ``return_lse``, ``(out, lse)``: lse float32,
+        natural logarithm, [batch, num_q_heads], or [batch, num_q_heads, q_len] for a ``q`` of four
+        dimensions, or [num_q_heads, tokens] with ``cu_seqlens_q``. A query that sees no token gives out 0 and
+        lse -inf, or with ``sinks`` its sink: any of a sequence of length 0, and with ``causal`` the first
+        ``q_len - n`` of a sequence of n.
 
     Raises:
         TypeError: a dtype, or something that is no tensor, number or bool.

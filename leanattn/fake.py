@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leanattn import _ops  # noqa: F401  (a fake can only be given to an op that is there)
 from leanattn.append_checks import check_append_fit
-from leanattn.checks import check_fit, check_options, check_plan, check_scales, lse_shape
+from leanattn.checks import check_fit, check_options, check_plan, check_scales, lse_shape, out_shape
 from leanattn.score_options import ScoreOptions
 from leanattn.support import has_wgmma
 
@@ -61,7 +61,7 @@ def _(
     options = ((window_left, window_right), softcap, sinks, alibi_slopes, cache_leftpad, tree_mask)
     caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
     _check_call(q, *caches, scales, plan, block_table, cu_seqlens_q, options)
-    return q.new_empty(q.shape)
+    return q.new_empty(out_shape(q, v_cache))
 
 
 @torch.library.register_fake("leanattn::decode_lse")  # type: ignore[untyped-decorator]
@@ -93,7 +93,7 @@ def _(
     caches, scales = (k_cache, v_cache, cache_seqlens), (k_scale, v_scale)
     _check_call(q, *caches, scales, plan, block_table, cu_seqlens_q, options)
     lse = q.new_empty(lse_shape(q, packed=cu_seqlens_q is not None), dtype=torch.float32)
-    return q.new_empty(q.shape), lse
+    return q.new_empty(out_shape(q, v_cache)), lse
 
 
 @torch.library.register_fake("leanattn::decode_out")  # type: ignore[untyped-decorator]
@@ -174,6 +174,7 @@ def _(
     cu_seqlens_q: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
     batch_invariant: bool = False,
+    v_head_dim: int | None = None,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
     from leanattn.schedule import block_tokens, most_query_blocks, packed_rows, plan_elements
@@ -182,7 +183,11 @@ def _(
     if cu_seqlens_q is not None:
         device = cache_seqlens.device
         rows = packed_rows(
-            device.type, wgmma=has_wgmma(device) and not batch_invariant, head_dim=head_dim, itemsize=itemsize
+            device.type,
+            wgmma=has_wgmma(device) and not batch_invariant,
+            head_dim=head_dim,
+            v_head_dim=v_head_dim,
+            itemsize=itemsize,
         )
         tokens = block_tokens(num_q_heads // num_kv_heads, rows)
         sequences = most_query_blocks(q_len, sequences, tokens)
@@ -209,6 +214,7 @@ def _(
     cu_seqlens_q: Tensor | None = None,
     cache_leftpad: Tensor | None = None,
     batch_invariant: bool = False,
+    v_head_dim: int | None = None,
 ) -> None:
     return None
 

@@ -69,6 +69,7 @@ def plan(
     tree_mask: Tensor | None = None,
     cu_seqlens_q: Tensor | None = None,
     batch_invariant: bool = False,
+    v_head_dim: int | None = None,
 ) -> Tensor:
     """The shares of all workers, found once for all calls of :func:`leanattn.decode` with these lengths.
 
@@ -93,6 +94,7 @@ def plan(
         softcap, sinks, alibi_slopes, tree_mask: as in the calls; only whether there are any counts.
         cache_leftpad, cu_seqlens_q: as in the calls, which must have the same numbers in them.
         batch_invariant: as in the calls.
+        v_head_dim: the last dimension of ``v_cache`` in the calls, if it is not that of ``k_cache``.
 
     Returns:
         The plan, int32, on the device of ``cache_seqlens``. It holds a copy of the lengths and
@@ -100,11 +102,14 @@ def plan(
 
     Raises:
         TypeError: a dtype, or something that is no tensor or number.
-        ValueError: a shape or device; ``sm_margin`` too large; a window out of range.
+        ValueError: a shape or device; ``sm_margin`` too large; a window out of range; ``v_head_dim`` below 1,
+            or on a GPU above what is supported.
     """
     check_plan_arguments(q, k_cache, cache_seqlens, out, block_table, cu_seqlens_q)
     check_causal(causal)
     check_bool("batch_invariant", batch_invariant)
+    if v_head_dim is not None and not isinstance(v_head_dim, int):
+        raise TypeError(f"v_head_dim: {type(v_head_dim).__name__}, expected int or None")
     check_window(window_size)
     left, right = window_size
     # Otherwise a right bound is the causal mask, or none.
@@ -129,6 +134,7 @@ def plan(
         "cu_seqlens_q": cu_seqlens_q,
         "cache_leftpad": cache_leftpad,
         "batch_invariant": batch_invariant,
+        "v_head_dim": v_head_dim,
     }
     if out is None:
         made: Tensor = torch.ops.leanattn.plan(cache_seqlens, **shapes)
@@ -146,6 +152,7 @@ def plan_schedule(
     max_tokens: int,
     device: torch.device,
     q_len: int = 1,
+    v_head_dim: int | None = None,
     workers: int = ALL_WORKERS,
     paged: bool = False,
     itemsize: int = 2,
@@ -159,6 +166,7 @@ def plan_schedule(
         num_q_heads, num_kv_heads, head_dim, max_tokens: as in the shapes of ``q`` and ``k_cache``.
         device: ``cpu`` or ``cuda``.
         q_len: query tokens of each sequence.
+        v_head_dim: of ``v_cache``; head_dim if None.
         workers: CTAs or threads; :data:`ALL_WORKERS` for those that the call would take.
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
@@ -178,6 +186,7 @@ def plan_schedule(
         num_kv_heads=num_kv_heads,
         rows=rows,
         head_dim=head_dim,
+        v_head_dim=v_head_dim,
         workers=workers,
         paged=paged,
         itemsize=itemsize,

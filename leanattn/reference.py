@@ -64,11 +64,11 @@ def decode_reference(
         return _packed_reference(call, cu_seqlens_q, tree_mask, block_table, of_sequences, options)
     queries = q if q.dim() == 4 else q[:, None]  # [batch, q_len, num_q_heads, head_dim]
     batch, q_len, num_q_heads, head_dim = queries.shape
-    num_kv_heads = k_cache.shape[2]
+    num_kv_heads, v_head_dim = k_cache.shape[2], v_cache.shape[3]
     group = num_q_heads // num_kv_heads
     max_tokens = max_tokens_of(k_cache, block_table)
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
-    out = torch.zeros(queries.shape, dtype=dtype, device=q.device)
+    out = torch.zeros((batch, q_len, num_q_heads, v_head_dim), dtype=dtype, device=q.device)
     lse = torch.full((batch, num_q_heads, q_len), -torch.inf, dtype=dtype, device=q.device)
 
     for seq, length in enumerate(cache_seqlens.tolist()):
@@ -111,9 +111,9 @@ def decode_reference(
         lse[seq] = torch.logsumexp(scores, dim=-1)
         # A query that sees no token has no weight: softmax makes 0 / 0 of it.
         weights = torch.softmax(scores, dim=-1)[..., :tokens].masked_fill(unseen, 0.0)
-        # [num_kv_heads, group * q_len, head_dim]
+        # [num_kv_heads, group * q_len, v_head_dim]
         values = weights.view(num_kv_heads, group * q_len, tokens) @ v
-        out[seq] = values.view(num_q_heads, q_len, head_dim).transpose(0, 1)
+        out[seq] = values.view(num_q_heads, q_len, v_head_dim).transpose(0, 1)
     return (out, lse) if q.dim() == 4 else (out[:, 0], lse[:, :, 0])
 
 
@@ -128,7 +128,7 @@ def _packed_reference(
     """Sequence by sequence, each a batch of one."""
     q, k_cache, v_cache, cache_seqlens = call
     dtype = options["dtype"]
-    out = torch.zeros(q.shape, dtype=dtype, device=q.device)
+    out = torch.zeros((*q.shape[:-1], v_cache.shape[-1]), dtype=dtype, device=q.device)
     lse = torch.full((q.shape[1], q.shape[0]), -torch.inf, dtype=dtype, device=q.device)
     offsets = cu_seqlens_q.tolist()
     for seq, (begin, end) in enumerate(itertools.pairwise(offsets)):
@@ -155,7 +155,7 @@ def _numbers_of(
     block_table: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """K or V of a sequence, [tokens, num_kv_heads, head_dim]."""
+    """K or V of a sequence, [tokens, num_kv_heads, head_dim or v_head_dim]."""
     elements = _tokens_of(cache, seq, tokens, block_table).to(dtype)
     if scale is None:
         return elements

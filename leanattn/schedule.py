@@ -201,6 +201,7 @@ def tiling(
     rows: int,
     head_dim: int,
     workers: int,
+    v_head_dim: int | None = None,
     paged: bool = False,
     itemsize: int = 2,
     score_options: bool = False,
@@ -214,6 +215,7 @@ def tiling(
             window shows, left + q_len.
         rows: query rows of a KV head: query heads that share it x query tokens of a sequence.
         workers: CTAs or threads.
+        v_head_dim: of ``v_cache``; head_dim if None.
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
         score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask.
@@ -221,7 +223,7 @@ def tiling(
             blocks of queries, and rows are those of :func:`block_tokens` query tokens.
         batch_invariant: as in the call; batch and max_tokens then change nothing.
     """
-    shape = (batch, max_tokens, num_kv_heads, rows, head_dim)
+    shape = (batch, max_tokens, num_kv_heads, rows, head_dim, v_head_dim or head_dim)
     return Tiling(
         *_schedule.tiling(
             device_type, *shape, workers, paged, itemsize, score_options, packed_rows, batch_invariant
@@ -267,9 +269,16 @@ def query_blocks(
     return [QueryBlock._make(row) for row in rows]
 
 
-def packed_rows(device_type: str, *, wgmma: bool, head_dim: int, itemsize: int = 2) -> int:
-    """Query rows of an item of packed queries at most; ``wgmma``: see :func:`leanattn.support.has_wgmma`."""
-    return _schedule.packed_rows(device_type, wgmma, head_dim, itemsize)
+def packed_rows(
+    device_type: str, *, wgmma: bool, head_dim: int, v_head_dim: int | None = None, itemsize: int = 2
+) -> int:
+    """Query rows of an item of packed queries at most.
+
+    Args:
+        device_type, head_dim, v_head_dim, itemsize: as for :func:`tiling`.
+        wgmma: see :func:`leanattn.support.has_wgmma`.
+    """
+    return _schedule.packed_rows(device_type, wgmma, max(head_dim, v_head_dim or head_dim), itemsize)
 
 
 def block_tokens(group: int, packed_rows: int) -> int:

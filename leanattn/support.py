@@ -64,19 +64,22 @@ def refusals(
     options: Iterable[str] = (),
     *,
     cache_dtype: torch.dtype | None = None,
-    name: str = "q",
+    v_head_dim: int | None = None,
+    names: tuple[str, str] = ("q", "v_cache"),
     head_dims: Sequence[int] | None = None,
 ) -> list[Refusal]:
-    """All that keeps a backend from a call with such a ``q`` and options; empty if nothing does.
+    """All that keeps a backend from a call with such a ``q``, V and options; empty if nothing does.
 
-    For another op than decode, ``name`` is the argument looked at, and ``head_dims`` are what it takes.
+    For another op than decode, ``names`` are the arguments with head_dim and with v_head_dim, and
+    ``head_dims`` are what it takes.
     """
+    name, _ = names
     if device.type not in BACKENDS:
         return [Refusal(NotImplementedError, f"{name}: device {device}, expected one of {_listed(BACKENDS)}")]
     problems = gpu_problems(device) if device.type == "cuda" else ()
     found = [Refusal(NotImplementedError, problem.replace("q:", f"{name}:", 1)) for problem in problems]
     return found + backend_refusals(
-        device.type, dtype, head_dim, q_len, options, cache_dtype, name, head_dims
+        device.type, dtype, head_dim, q_len, options, cache_dtype, v_head_dim, names, head_dims
     )
 
 
@@ -87,11 +90,14 @@ def backend_refusals(
     q_len: int,
     options: Iterable[str] = (),
     cache_dtype: torch.dtype | None = None,
-    name: str = "q",
+    v_head_dim: int | None = None,
+    names: tuple[str, str] = ("q", "v_cache"),
     head_dims: Sequence[int] | None = None,
 ) -> list[Refusal]:
     """The same of a backend alone, whatever machine and build this is."""
-    backend = BACKENDS[device_type]
+    backend, name = BACKENDS[device_type], names[0]
+    head_dims = head_dims or backend.head_dims
+    dims = [head_dim] if v_head_dim is None else [head_dim, v_head_dim]
     found = []
     if dtype not in backend.dtypes:
         expected = _listed(backend.dtypes)
@@ -99,17 +105,18 @@ def backend_refusals(
             Refusal(TypeError, f"{name}: dtype {dtype}, expected one of {expected} on {device_type}")
         )
     # As a tuple: torch.compile can compare a symbolic head_dim with its elements, not look it up in a range.
-    if head_dim not in tuple(head_dims or backend.head_dims):
-        expected = _listed(head_dims or backend.head_dims)
-        message = f"{name}: head_dim {head_dim}, expected one of {expected} on {device_type}"
-        found.append(Refusal(NotImplementedError, message))
+    for argument, dim in zip(names, dims, strict=False):
+        if dim not in tuple(head_dims):
+            message = f"{argument}: head_dim {dim}, expected one of {_listed(head_dims)} on {device_type}"
+            found.append(Refusal(NotImplementedError, message))
     # Two comparisons, so that torch.compile does not make a graph for each q_len.
     if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
         message = f"{name}: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
         found.append(Refusal(NotImplementedError, message))
-    if cache_dtype in EIGHT_BITS and head_dim % 16 != 0:  # rows are multiples of 16 bytes
-        message = f"{name}: head_dim {head_dim}, expected a multiple of 16 with a cache of {cache_dtype}"
-        found.append(Refusal(NotImplementedError, message))
+    for argument, dim in zip(names, dims, strict=False):
+        if cache_dtype in EIGHT_BITS and dim % 16 != 0:  # rows are multiples of 16 bytes
+            message = f"{argument}: head_dim {dim}, expected a multiple of 16 with a cache of {cache_dtype}"
+            found.append(Refusal(NotImplementedError, message))
     if cache_dtype not in (None, dtype, *backend.cache_dtypes):
         expected = _listed((dtype, *backend.cache_dtypes))
         message = f"k_cache: dtype {cache_dtype}, expected one of {expected} on {device_type}"
@@ -130,6 +137,7 @@ def is_supported(
     q_len: int = 1,
     options: Iterable[str] = (),
     cache_dtype: torch.dtype | None = None,
+    v_head_dim: int | None = None,
 ) -> tuple[bool, list[str]]:
     """Whether :func:`leanattn.decode` can be called so on this machine and with this build, and if not, why.
 
@@ -143,6 +151,7 @@ def is_supported(
             ``softcap``, ``sinks``, ``alibi_slopes``, ``cache_leftpad``, ``tree_mask`` and
             ``batch_invariant``.
         cache_dtype: of the caches.
+        v_head_dim: head_dim of ``v_cache``, if it is another.
 
     Returns:
         ``(ok, reasons)``; ``reasons`` has one line for each thing that is not supported and is empty if
@@ -155,7 +164,9 @@ def is_supported(
     for option in options:
         if option not in OPTIONS:
             raise ValueError(f"options: {option!r}, expected some of {_listed(OPTIONS)}")
-    found = refusals(torch.device(device), dtype, head_dim, q_len, options, cache_dtype=cache_dtype)
+    found = refusals(
+        torch.device(device), dtype, head_dim, q_len, options, cache_dtype=cache_dtype, v_head_dim=v_head_dim
+    )
     reasons = [refusal.message for refusal in found]
     if group < 1:
         reasons.append(f"q: group {group}, expected 1 or more query heads for a KV head")

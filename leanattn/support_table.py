@@ -25,6 +25,10 @@ def markdown() -> str:
         ("dtypes of the caches besides", lambda device: ", ".join(_cache_dtypes(device))),
         ("head_dim", lambda device: _numbers(d for d in HEAD_DIMS if _takes(device, head_dim=d))),
         (
+            "head_dim of V, the same or another",
+            lambda device: _numbers(d for d in HEAD_DIMS if _takes(device, v_head_dim=d)),
+        ),
+        (
             "query tokens a sequence",
             lambda device: _numbers(n for n in Q_LENS if _takes(device, q_len=n)),
         ),
@@ -44,8 +48,9 @@ def _takes(
     q_len: int = 1,
     options: Iterable[str] = (),
     cache_dtype: torch.dtype | None = None,
+    v_head_dim: int | None = None,
 ) -> bool:
-    return not backend_refusals(device, dtype, head_dim, q_len, options, cache_dtype)
+    return not backend_refusals(device, dtype, head_dim, q_len, options, cache_dtype, v_head_dim)
 
 
 def _dtypes(device: str) -> list[str]:

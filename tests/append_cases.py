@@ -58,6 +58,7 @@ def make_append(
     device: torch.device,
     heads: tuple[int, int] = (8, 2),
     head_dim: int = 64,
+    v_head_dim: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
     layout: str = "tokens_first",
     source: str = "fused",
@@ -82,19 +83,21 @@ def make_append(
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
     batch, count = len(lengths), new_tokens or 1
-    k, v, q = _sources(normal, source, (batch, count), (num_kv_heads, num_kv_heads, num_q_heads), head_dim)
+    dims = (head_dim, v_head_dim or head_dim)
+    rows = ((num_kv_heads, dims[0]), (num_kv_heads, dims[1]), (num_q_heads, dims[0]))
+    k, v, q = _sources(normal, source, (batch, count), rows)
     if new_tokens is None:
         k, v, q = k[:, 0], v[:, 0], q[:, 0]
     if max_tokens is None:
         max_tokens = max(lengths, default=0) + 5
     seqlens = torch.tensor(lengths, dtype=torch.int32, device=device)
     if page_size is None:
-        k_cache, v_cache = make_caches(normal, batch, max_tokens, num_kv_heads, head_dim, layout)
+        k_cache, v_cache = make_caches(normal, batch, max_tokens, num_kv_heads, dims, layout)
         table = None
     else:
         max_pages = capacity(max_tokens, page_size) // page_size
         num_pages = batch * max_pages + SPARE_PAGES
-        pages = [normal(num_pages, page_size, num_kv_heads, head_dim) for _ in range(2)]
+        pages = [normal(num_pages, page_size, num_kv_heads, dim) for dim in dims]
         k_cache, v_cache = laid_out(pages[0], pages[1], layout)
         table = torch.randperm(num_pages, generator=generator, device=device)[: batch * max_pages]
         table = table.view(batch, max_pages).int()
@@ -124,21 +127,26 @@ def _of_bytes(cache: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _sources(
-    normal: Any, source: str, tokens: tuple[int, int], heads: tuple[int, int, int], dim: int
+    normal: Any, source: str, tokens: tuple[int, int], rows: tuple[tuple[int, int], ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """K, V and Q [batch, new_tokens, heads, dim]; ``heads`` is of each."""
-    if source == "fused":  # parts of one projection
-        k, v, q = normal(*tokens, sum(heads), dim).split(heads, dim=2)
+    """K, V and Q [batch, new_tokens, heads, dim]; ``rows`` is (heads, dim) of each."""
+    heads, dims = zip(*rows, strict=True)
+    if source == "fused" and len(set(dims)) == 1:  # parts of one projection
+        k, v, q = normal(*tokens, sum(heads), dims[0]).split(heads, dim=2)
+        return k, v, q
+    if source == "fused":
+        parts = normal(*tokens, sum(n * dim for n, dim in rows)).split([n * dim for n, dim in rows], dim=2)
+        k, v, q = (part.unflatten(2, row) for part, row in zip(parts, rows, strict=True))
         return k, v, q
     if source == "apart":
-        k, v, q = (normal(tokens[0], tokens[1] + 1, n + 1, dim + 8)[:, 1:, 1:, 8:] for n in heads)
+        k, v, q = (normal(tokens[0], tokens[1] + 1, n + 1, dim + 8)[:, 1:, 1:, 8:] for n, dim in rows)
         return k, v, q
     if source == "heads_first":
-        k, v, q = (normal(tokens[0], n, tokens[1], dim).transpose(1, 2) for n in heads)
+        k, v, q = (normal(tokens[0], n, tokens[1], dim).transpose(1, 2) for n, dim in rows)
         return k, v, q
     assert source == "expanded"  # all tokens and heads have one row
-    k, v = (normal(tokens[0], 1, 1, dim).expand(-1, tokens[1], n, -1) for n in heads[:2])
-    return k, v, normal(*tokens, heads[2], dim)
+    k, v = (normal(tokens[0], 1, 1, dim).expand(-1, tokens[1], n, -1) for n, dim in rows[:2])
+    return k, v, normal(*tokens, *rows[2])
 
 
 def _only_needed(table: Tensor, seqlens: Tensor, count: int, page_size: int, num_pages: int) -> Tensor:

@@ -21,7 +21,7 @@ LAYOUTS = ("tokens_first", "heads_first", "interleaved", "padded", "expanded")
 @dataclass
 class Inputs:
     """Arguments: q [batch, num_q_heads, head_dim] or [batch, q_len, num_q_heads, head_dim], caches
-    [batch, max_tokens, num_kv_heads, head_dim].
+    [batch, max_tokens, num_kv_heads, head_dim], V's its own.
     """
 
     q: Tensor
@@ -43,13 +43,14 @@ def make_inputs(
     q_len: int | None = None,
     heads: tuple[int, int] = (8, 2),
     head_dim: int = 64,
+    v_head_dim: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
     layout: str = "tokens_first",
     max_tokens: int | None = None,
     seed: int = 0,
 ) -> Inputs:
     """Normal random inputs; ``heads`` is query and KV heads. Memory that must not matter holds NaN. Without
-    ``q_len``, q has three dimensions.
+    ``q_len``, q has three dimensions; without ``v_head_dim``, V has that of K.
     """
     num_q_heads, num_kv_heads = heads
     if max_tokens is None:
@@ -59,7 +60,8 @@ def make_inputs(
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
-    k_cache, v_cache = make_caches(normal, len(lengths), max_tokens, num_kv_heads, head_dim, layout)
+    dims = (head_dim, v_head_dim or head_dim)
+    k_cache, v_cache = make_caches(normal, len(lengths), max_tokens, num_kv_heads, dims, layout)
     seqlens = torch.tensor(lengths, dtype=torch.int32, device=device)
     unread = torch.arange(max_tokens, device=device) >= seqlens[:, None]  # [batch, max_tokens]
     for cache in (k_cache, v_cache):
@@ -73,27 +75,35 @@ def make_inputs(
 
 
 def make_caches(
-    normal: Callable[..., Tensor], batch: int, tokens: int, heads: int, dim: int, layout: str
+    normal: Callable[..., Tensor],
+    batch: int,
+    tokens: int,
+    heads: int,
+    dims: tuple[int, int],
+    layout: str,
 ) -> tuple[Tensor, Tensor]:
-    """K and V [batch, tokens, heads, dim], laid out as said; ``normal(*shape)`` makes the numbers."""
+    """K and V [batch, tokens, heads, of dims], laid out as said; ``normal(*shape)`` makes the numbers."""
+    k_dim, v_dim = dims
     if layout == "tokens_first":
-        return normal(batch, tokens, heads, dim), normal(batch, tokens, heads, dim)
+        return normal(batch, tokens, heads, k_dim), normal(batch, tokens, heads, v_dim)
     if layout == "heads_first":
-        return normal(batch, heads, tokens, dim).transpose(1, 2), normal(batch, heads, tokens, dim).transpose(
-            1, 2
-        )
-    if layout == "interleaved":
-        both = normal(batch, tokens, 2, heads, dim)
+        k, v = (normal(batch, heads, tokens, dim).transpose(1, 2) for dim in dims)
+        return k, v
+    if layout == "interleaved" and k_dim == v_dim:
+        both = normal(batch, tokens, 2, heads, k_dim)
         return both[:, :, 0], both[:, :, 1]
+    if layout == "interleaved":
+        both = normal(batch, tokens, heads, k_dim + v_dim)
+        return both[..., :k_dim], both[..., k_dim:]
     if layout == "padded":
-        k = normal(batch, tokens + 3, heads + 1, dim + 8)
-        v = normal(batch, tokens, heads, dim + 16)
-        k_view, v_view = k[:, 3:, 1:, 8:], v[..., :dim]
-        k[:, :3], k[:, :, :1], k[..., :8], v[..., dim:] = (torch.nan,) * 4
+        k = normal(batch, tokens + 3, heads + 1, k_dim + 8)
+        v = normal(batch, tokens, heads, v_dim + 16)
+        k_view, v_view = k[:, 3:, 1:, 8:], v[..., :v_dim]
+        k[:, :3], k[:, :, :1], k[..., :8], v[..., v_dim:] = (torch.nan,) * 4
         return k_view, v_view
     if layout == "expanded":
-        one = (1, tokens, heads, dim)
-        return normal(*one).expand(batch, -1, -1, -1), normal(*one).expand(batch, -1, -1, -1)
+        k, v = (normal(1, tokens, heads, dim).expand(batch, -1, -1, -1) for dim in dims)
+        return k, v
     raise ValueError(layout)
 
 
@@ -219,5 +229,6 @@ def plan_of(inputs: Inputs, workers: int = 0, *, batch_invariant: bool = False) 
         cu_seqlens_q=cu_seqlens_q,
         cache_leftpad=inputs.options.get("cache_leftpad"),
         batch_invariant=batch_invariant,
+        v_head_dim=inputs.v_cache.shape[3],
     )
     return made

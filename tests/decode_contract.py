@@ -11,7 +11,7 @@ from decode_cases import LAYOUTS, TILE_SIZES, Inputs, check_against_reference, m
 from torch import Tensor
 
 import leanattn
-from leanattn.checks import lse_shape
+from leanattn.checks import lse_shape, out_shape
 from leanattn.reference import decode_reference
 
 ops = torch.ops.leanattn
@@ -290,13 +290,13 @@ def decode_debug(
 ) -> tuple[Tensor, Tensor]:
     """decode_lse with ``garbage`` in its workspace; a ``delay_seed`` makes workers pause where they meet."""
     q = inputs.q
-    out = torch.full_like(q, torch.nan)
+    out = q.new_full(out_shape(q, inputs.v_cache), torch.nan)
     lse = torch.full(lse_shape(q), torch.nan, device=q.device)
     # Three partials a worker, of a batch-invariant call 2 x 24, [rows, head_dim of a kernel] and a few
     # numbers a row each; more than needed is no matter.
     # With fixed splits a worker has a piece of an item, and the items of a sequence have its rows together.
     partials = (48 if options.get("batch_invariant") else 3) * max(workers, fixed_splits * q.shape[0])
-    rows, head_dim = lse[:1].numel(), q.shape[-1]
+    rows, head_dim = lse[:1].numel(), max(q.shape[-1], out.shape[-1])
     workspace = torch.full((partials * rows * (2 * max(head_dim, 32) + 32),), garbage, device=q.device)
     options |= {"causal": inputs.causal, "num_workers": workers, "fixed_splits": fixed_splits}
     ops._decode_debug(*inputs.tensors(), out, lse, workspace, **options)

@@ -28,9 +28,8 @@ QUERY_TOKENS = (1, 1, 300, 5, 70, 2, 0, 16, 40, 33)
 def plan_of(inputs: Inputs, **more: Any) -> Tensor:
     known = ("window_size", "softcap", "sinks", "alibi_slopes", "cache_leftpad", "tree_mask")
     options = {name: inputs.options[name] for name in (*known, "cu_seqlens_q") if name in inputs.options}
-    return leanattn.plan(
-        inputs.q, inputs.k_cache, inputs.cache_seqlens, causal=inputs.causal, **options, **more
-    )
+    more |= {"causal": inputs.causal, "v_head_dim": inputs.v_cache.shape[3]}
+    return leanattn.plan(inputs.q, inputs.k_cache, inputs.cache_seqlens, **options, **more)
 
 
 class PackedContract:

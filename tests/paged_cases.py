@@ -72,9 +72,12 @@ def laid_out(k: Tensor, v: Tensor, layout: str) -> tuple[Tensor, Tensor]:
     """The same pages [num_pages, page_size, num_kv_heads, head_dim] with other strides."""
     if layout == "heads_first":
         return k.transpose(1, 2).contiguous().transpose(1, 2), v.transpose(1, 2).contiguous().transpose(1, 2)
-    if layout == "interleaved":
+    if layout == "interleaved" and k.shape == v.shape:
         both = torch.stack((k, v), 1)
         return both[:, 0], both[:, 1]
+    if layout == "interleaved":
+        both = torch.cat((k, v), -1)
+        return both[..., : k.shape[-1]], both[..., k.shape[-1] :]
     if layout == "padded":
         wider = pad(k, (8, 0, 0, 1, 3, 0), value=torch.nan)
         return wider[:, 3:, :-1, 8:], pad(v, (0, 16), value=torch.nan)[..., :-16]

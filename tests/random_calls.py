@@ -36,6 +36,7 @@ class Call:
     group: int
     num_kv_heads: int
     head_dim: int
+    v_head_dim: int | None  # if it is another
     dtype: torch.dtype
     layout: str
     page_size: int  # 0: not paged
@@ -57,7 +58,8 @@ class Call:
     @property
     def in_8_bits(self) -> bool:
         """Rows are multiples of 16 bytes."""
-        return self.cache_dtype is not None and self.head_dim % 16 == 0
+        dims = (self.head_dim, self.v_head_dim or 0)
+        return self.cache_dtype is not None and all(dim % 16 == 0 for dim in dims)
 
     def rounded(self, inputs: Inputs) -> Inputs:
         """With the cache that the call is to have."""
@@ -72,7 +74,7 @@ class Call:
         heads = (self.group * self.num_kv_heads, self.num_kv_heads)
         q_len = None if self.packed else self.q_len
         shape: dict[str, Any] = {"device": device, "q_len": q_len, "heads": heads, "seed": self.seed}
-        shape |= {"head_dim": self.head_dim, "dtype": self.dtype}
+        shape |= {"head_dim": self.head_dim, "v_head_dim": self.v_head_dim, "dtype": self.dtype}
         layout = (
             "tokens_first" if self.in_8_bits and self.layout == "padded" else self.layout
         )  # by 8 elements
@@ -108,6 +110,7 @@ def windows(draw: st.DrawFn) -> tuple[int, int]:
 
 def calls(device_type: str) -> st.SearchStrategy[Call]:
     backend = BACKENDS[device_type]
+    dims = [dim for dim in (8, 40, 48, 64, 128, 192, 256) if dim in tuple(backend.head_dims)]
     return st.builds(
         Call,
         q_len=st.one_of(st.none(), st.integers(1, 16)),
@@ -115,9 +118,8 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         tree_words=st.sampled_from([0, 0, 1, 2]),
         group=st.integers(1, 9),
         num_kv_heads=st.sampled_from([1, 2, 3, 4, 16]),
-        head_dim=st.sampled_from(
-            [dim for dim in (8, 40, 48, 64, 128, 192, 256) if dim in tuple(backend.head_dims)]
-        ),
+        head_dim=st.sampled_from(dims),
+        v_head_dim=st.one_of(st.none(), st.sampled_from(dims)),
         dtype=st.sampled_from(backend.dtypes),
         layout=st.sampled_from([layout for layout in LAYOUTS if layout != "expanded"]),
         page_size=st.sampled_from([0, 1, 16, 24]),

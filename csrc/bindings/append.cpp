@@ -21,32 +21,40 @@ struct Views {
   Anchor anchor() const { return {k, "k"}; }
   int64_t new_tokens() const { return k.dim() == 4 ? k.size(1) : 1; }
   int64_t num_kv_heads() const { return k.size(k.dim() - 2); }
+  int64_t v_head_dim() const { return v.size(v.dim() - 1); }
 };
 
-// [batch(, new_tokens), any number of heads, head_dim], as k but for the heads.
-bool fits_k(const TensorView& t, const TensorView& k) {
+// The shape of k but for dimension `but_for`.
+bool fits_k(const TensorView& t, const TensorView& k, int64_t but_for) {
   bool fits = t.dim() == k.dim();
-  for (int64_t i = 0; fits && i < k.dim(); ++i) fits = i == k.dim() - 2 || t.size(i) == k.size(i);
+  for (int64_t i = 0; fits && i < k.dim(); ++i) fits = i == but_for || t.size(i) == k.size(i);
   return fits;
+}
+
+void check_head_dim(int64_t head_dim, const char* name) {
+  check_argument(head_dim >= kAppendChunk && head_dim <= kMaxAppendHeadDim && head_dim % kAppendChunk == 0, name,
+                 ": head_dim ", head_dim, ", expected a multiple of ", kAppendChunk, ", ", kAppendChunk, "..",
+                 kMaxAppendHeadDim);
 }
 
 void check_shapes(const Views& a) {
   const TensorView& k = a.k;
   check_argument(k.dim() == 3 || k.dim() == 4, "k: expected [batch, num_kv_heads, head_dim] or ",
                  "[batch, new_tokens, num_kv_heads, head_dim], got ", ShapeOf{k});
-  const int64_t head_dim = a.anchor().head_dim();
-  check_argument(head_dim >= kAppendChunk && head_dim <= kMaxAppendHeadDim && head_dim % kAppendChunk == 0,
-                 "k: head_dim ", head_dim, ", expected a multiple of ", kAppendChunk, ", ", kAppendChunk, "..",
-                 kMaxAppendHeadDim);
+  check_head_dim(a.anchor().head_dim(), "k");
   check_argument(a.new_tokens() >= 1 && a.num_kv_heads() >= 1, "k: expected one new token and one KV head at least, ",
                  "got ", ShapeOf{k});
-  check_argument(a.v.sizes == k.sizes, "v: expected the shape of k, ", ShapeOf{k}, ", got ", ShapeOf{a.v});
+  check_argument(fits_k(a.v, k, k.dim() - 1), "v: expected the shape of k, ", ShapeOf{k}, ", but for head_dim, got ",
+                 ShapeOf{a.v});
+  check_head_dim(a.v_head_dim(), "v");
   a.cache.check_shapes(a.anchor());
+  check_argument(a.cache.v_head_dim() == a.v_head_dim(), "v_cache: head_dim ", a.cache.v_head_dim(),
+                 ", expected that of v, ", a.v_head_dim());
   check_argument(a.cache.k.size(2) == a.num_kv_heads(), "k_cache: ", a.cache.k.size(2), " KV heads, expected the ",
                  a.num_kv_heads(), " of k");
   if (a.q) {
-    check_argument(fits_k(*a.q, k), "q: expected the shape of k, ", ShapeOf{k}, ", but for the heads, got ",
-                   ShapeOf{*a.q});
+    check_argument(fits_k(*a.q, k, k.dim() - 2), "q: expected the shape of k, ", ShapeOf{k},
+                   ", but for the heads, got ", ShapeOf{*a.q});
   }
   // Each is the part of a few CTAs, and a GPU's grid has no more.
   constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
@@ -133,6 +141,7 @@ AppendParams checked_params(const Views& a, bool interleaved, const Tensor* k_sc
   p.num_kv_heads = to_int32(a.num_kv_heads(), "k: num_kv_heads");
   p.num_q_heads = a.q ? to_int32(a.q->size(a.q->dim() - 2), "q: num_q_heads") : 0;
   p.head_dim = to_int32(a.anchor().head_dim(), "k: head_dim");
+  p.v_head_dim = to_int32(a.v_head_dim(), "v: head_dim");
   p.max_tokens = a.cache.max_tokens();
   p.page_table = a.cache.page_table();
   p.rotary = rotary_of(a, p.dtype, interleaved);

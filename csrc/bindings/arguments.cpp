@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "errors.h"
 #include "kernels/plan.h"
@@ -43,12 +44,16 @@ void check_shapes(const Views& a) {
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows;
   const int64_t q_len = q_len_of(q);
   check_q_len(q_len);
-  check_argument(heads <= kLargest / head_dim / q_len, "q: q_len ", q_len, " x num_q_heads ", heads, " x head_dim ",
-                 head_dim, ", expected a product of at most ", kLargest);
   a.cache.check_shapes(a.anchor());
+  const int64_t v_head_dim = a.cache.v_head_dim(), widest = std::max(head_dim, v_head_dim);
+  check_argument(heads <= kLargest / widest / q_len, "q: q_len ", q_len, " x num_q_heads ", heads, " x head_dim ",
+                 widest, ", expected a product of at most ", kLargest);
   check_argument(k.size(2) > 0 && heads > 0 && heads % k.size(2) == 0, "q: its ", heads,
                  " heads are not a multiple of the ", k.size(2), " KV heads of k_cache");
-  check_argument(a.out.sizes == q.sizes, "out: expected the shape of q, ", ShapeOf{q}, ", got ", ShapeOf{a.out});
+  const auto& out = a.out;
+  const bool like_q = out.dim() == q.dim() && std::equal(q.sizes.begin(), q.sizes.end() - 1, out.sizes.begin());
+  check_argument(like_q && out.size(q.dim() - 1) == v_head_dim, "out: expected the shape of q, ", ShapeOf{q},
+                 ", with the head_dim of v_cache, ", v_head_dim, ", got ", ShapeOf{out});
   if (a.lse && a.offsets) {
     check_argument(a.lse->dim() == 2 && a.lse->size(0) == heads && a.lse->size(1) == batch, "lse: expected [", heads,
                    ", ", batch, "], got ", ShapeOf{*a.lse});
@@ -140,8 +145,11 @@ DecodeCall checked_call(const DecodeArguments& args) {
   p.max_tokens = a.cache.max_tokens();
   p.page_table = a.cache.page_table();
   p.head_dim = to_int32(head_dim, "q: head_dim");
-  check_argument(!is_8_bit(p.cache_dtype) || head_dim % 16 == 0, "q: head_dim ", head_dim,
-                 ", expected a multiple of 16 with a cache of 8 bits");
+  p.v_head_dim = to_int32(a.cache.v_head_dim(), "v_cache: head_dim");
+  if (is_8_bit(p.cache_dtype)) {
+    for (const auto& [name, dim] : {std::pair{"q", p.head_dim}, {"v_cache", p.v_head_dim}})
+      check_argument(dim % 16 == 0, name, ": head_dim ", dim, ", expected a multiple of 16 with a cache of 8 bits");
+  }
   set_query_rows(p, q_len_of(a.q), a.q.size(a.q.dim() - 2) / a.cache.k.size(2));
   p.k_scales = checked_head_scales(args.k_scale, p.cache_dtype, a.cache, a.anchor(), "k_scale");
   p.v_scales = checked_head_scales(args.v_scale, p.cache_dtype, a.cache, a.anchor(), "v_scale");

@@ -26,9 +26,9 @@ struct DecodeArguments {
                                          // with cu_seqlens_q [tokens, num_q_heads, head_dim]
   const torch::stable::Tensor& k_cache;  // [batch, max_tokens, num_kv_heads, head_dim], or with a block_table
                                          // [num_pages, page_size, num_kv_heads, head_dim]
-  const torch::stable::Tensor& v_cache;  // as k_cache
+  const torch::stable::Tensor& v_cache;  // as k_cache, but for its head_dim
   const torch::stable::Tensor& cache_seqlens;  // [batch] int32
-  const torch::stable::Tensor& out;            // as q
+  const torch::stable::Tensor& out;            // as q, but for head_dim, that of v_cache
   const torch::stable::Tensor* lse;            // [batch, num_q_heads] (or [..., q_len] for 4-D q; with cu_seqlens_q
                                                // [num_q_heads, tokens]) float32, or null
   std::optional<double> softmax_scale;         // 1 / sqrt(head_dim) if absent
@@ -63,8 +63,8 @@ DecodeCall checked_call(const DecodeArguments& args);
 // Lets the call read its blocks of queries from `memory`, which has QueryBlocks::elements(packed) elements.
 QueryBlocks bind_blocks(DecodeParams& params, const PackedQueries& packed, int32_t* memory);
 
-// The packed queries of a call, whose group, head_dim, cache_dtype, max_tokens, window_left and window_right `params`
-// has. Sets batch, packed_rows, and what set_query_rows() does.
+// The packed queries of a call, whose group, head_dim, v_head_dim, cache_dtype, max_tokens, window_left and
+// window_right `params` has. Sets batch, packed_rows, and what set_query_rows() does.
 PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, const TensorView& seqlens,
                                      int64_t tokens, DecodeParams& params);
 

@@ -62,10 +62,11 @@ RowStrides row_strides(const TensorView& t);      // [batch, heads, head_dim] or
 // The KV cache of a call.
 struct CacheViews {
   TensorView k, v;                        // [batch, max_tokens, num_kv_heads, head_dim], or with a block_table
-                                          // [num_pages, page_size, num_kv_heads, head_dim]
+                                          // [num_pages, page_size, num_kv_heads, head_dim]; v has its own head_dim
   TensorView seqlens;                     // [batch] int32
   std::optional<TensorView> block_table;  // [batch, max_pages] int32
 
+  int64_t v_head_dim() const { return v.size(3); }
   void check_shapes(const Anchor& anchor) const;
   void check_types_and_layout(const Anchor& anchor) const;
   PageTable page_table() const;

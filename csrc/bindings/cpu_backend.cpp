@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -70,7 +71,8 @@ void plan_cpu(const DecodeCall& call) {
 
 void append_cpu(const AppendParams& p) {
   check_places(p);
-  const int64_t elements = int64_t{2 * p.num_kv_heads + p.num_q_heads} * p.head_dim;  // of a token
+  const int64_t elements =  // of a token
+      int64_t{p.num_kv_heads + p.num_q_heads} * p.head_dim + int64_t{p.num_kv_heads} * p.v_head_dim;
   const int64_t grain = std::max<int64_t>(1, kElementsOfThread / elements);
   torch::stable::parallel_for(0, int64_t{p.batch} * p.new_tokens, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -81,9 +83,11 @@ void append_cpu(const AppendParams& p) {
 
 void run_cpu(const DecodeCall& call, const RunOptions& options) {
   DecodeParams params = call.params;
-  check_argument(params.head_dim >= 8 && params.head_dim <= cpu::kMaxHeadDim && params.head_dim % 8 == 0,
-                 "q: the CPU backend expects a head_dim that is a multiple of 8, 8..", cpu::kMaxHeadDim, ", got ",
-                 params.head_dim);
+  for (const auto& [name, dim] : {std::pair{"q", params.head_dim}, {"v_cache", params.v_head_dim}}) {
+    check_argument(dim >= 8 && dim <= cpu::kMaxHeadDim && dim % 8 == 0, name,
+                   ": the CPU backend expects a head_dim that is a multiple of 8, 8..", cpu::kMaxHeadDim, ", got ",
+                   dim);
+  }
   const auto blocks = pack(call.packed, params);
   set_schedule(params);
   params.debug = options.debug;

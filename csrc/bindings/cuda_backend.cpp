@@ -7,6 +7,7 @@
 #include <limits>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "allocate.h"
 #include "arguments.h"
@@ -85,11 +86,17 @@ void set_schedule(DecodeParams& p, const DeviceLimits& limits) {
   apply(tile_table::cuda_tiling(tile_table::shape_of(p), workers), workers, p);
 }
 
-void check_head_dim(const DecodeParams& p) {
-  check_argument(p.head_dim % 8 == 0 && p.head_dim <= tile_table::kMaxCudaHeadDim, "q: head_dim ", p.head_dim,
-                 " has no CUDA kernel, expected a multiple of 8, at most ", tile_table::kMaxCudaHeadDim);
+int32_t kernel_head_dim(const DecodeParams& p) {
+  return tile_table::cuda_head_dim(tile_table::widest_head_dim(p.head_dim, p.v_head_dim));
+}
+
+void check_head_dims(const DecodeParams& p) {
+  for (const auto& [name, dim] : {std::pair{"q", p.head_dim}, {"v_cache", p.v_head_dim}}) {
+    check_argument(dim % 8 == 0 && dim <= tile_table::kMaxCudaHeadDim, name, ": head_dim ", dim,
+                   " has no CUDA kernel, expected a multiple of 8, at most ", tile_table::kMaxCudaHeadDim);
+  }
   // What a kernel counts in 32 bits.
-  const int64_t columns = int64_t{p.rows} * p.num_kv_heads * tile_table::cuda_head_dim(p.head_dim);
+  const int64_t columns = int64_t{p.rows} * p.num_kv_heads * kernel_head_dim(p);
   check_argument(columns <= std::numeric_limits<int32_t>::max(), "q: ", columns,
                  " elements of a sequence, head_dim rounded up to that of a kernel, expected fewer than 2^31");
 }
@@ -109,8 +116,10 @@ bool has_wgmma(int32_t device) { return device_limits(device).wgmma; }
 
 void plan_cuda(const DecodeCall& call, int32_t device) {
   DecodeParams p = call.params;
-  check_argument(p.head_dim <= tile_table::kMaxCudaHeadDim, "head_dim: ", p.head_dim, ", expected at most ",
-                 tile_table::kMaxCudaHeadDim);
+  for (const auto& [name, dim] : {std::pair{"head_dim", p.head_dim}, {"v_head_dim", p.v_head_dim}}) {
+    check_argument(dim <= tile_table::kMaxCudaHeadDim, name, ": ", dim, ", expected at most ",
+                   tile_table::kMaxCudaHeadDim);
+  }
   const CurrentDevice current(device);
   const auto blocks = pack(call.packed, p, device);
   set_schedule(p, device_limits(device));
@@ -126,11 +135,11 @@ void append_cuda(const AppendParams& p, int32_t device) {
 
 void run_cuda(const DecodeCall& call, int32_t device, const RunOptions& options) {
   DecodeParams p = call.params;
-  check_head_dim(p);
+  check_head_dims(p);
   const CurrentDevice current(device);
   const DeviceLimits& limits = device_limits(device);
   const auto blocks = pack(call.packed, p, device);
-  const DecodeKernel* kernel = find_decode_kernel(p.dtype, tile_table::cuda_head_dim(p.head_dim), kernel_kind(p));
+  const DecodeKernel* kernel = find_decode_kernel(p.dtype, kernel_head_dim(p), kernel_kind(p));
   check_argument(kernel != nullptr, "q: this dtype has no CUDA kernel, expected float16 or bfloat16");
   set_schedule(p, limits);
   p.debug = options.debug;

@@ -35,10 +35,14 @@ int32_t checked_splits(int64_t splits) {
   return static_cast<int32_t>(splits);
 }
 
-Tensor empty_out(const Tensor& q) {  // as q, contiguous
+// As q but for head_dim, that of v_cache; contiguous.
+Tensor empty_out(const Tensor& q, const Tensor& v_cache) {
+  check_argument(q.dim() >= 1 && v_cache.dim() == 4, "v_cache: expected 4 dimensions, got ", v_cache.dim());
   int32_t dtype = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(q.get(), &dtype));
-  return empty_tensor({q.sizes().begin(), q.sizes().end()}, dtype, Device::of(q));
+  std::vector<int64_t> shape{q.sizes().begin(), q.sizes().end()};
+  shape.back() = v_cache.size(3);
+  return empty_tensor(shape, dtype, Device::of(q));
 }
 
 // [batch, num_q_heads], with the q_len dimension of a 4-D q last; of packed queries [num_q_heads, tokens].
@@ -59,7 +63,7 @@ Tensor decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, con
               std::optional<Tensor> alibi_slopes, std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
               std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask, std::optional<Tensor> cu_seqlens_q,
               bool batch_invariant) {
-  Tensor out = empty_out(q);
+  Tensor out = empty_out(q, v_cache);
   decode_out(q, k_cache, v_cache, cache_seqlens, out, std::nullopt, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),
              std::move(alibi_slopes), std::move(cache_leftpad), std::move(k_scale), std::move(v_scale),
@@ -76,7 +80,7 @@ std::tuple<Tensor, Tensor> decode_lse(const Tensor& q, const Tensor& k_cache, co
                                       std::optional<Tensor> cache_leftpad, std::optional<Tensor> k_scale,
                                       std::optional<Tensor> v_scale, std::optional<Tensor> tree_mask,
                                       std::optional<Tensor> cu_seqlens_q, bool batch_invariant) {
-  Tensor out = empty_out(q);
+  Tensor out = empty_out(q, v_cache);
   Tensor lse = empty_lse(q, cu_seqlens_q.has_value());
   decode_out(q, k_cache, v_cache, cache_seqlens, out, lse, softmax_scale, causal, num_workers, fresh_tokens,
              std::move(plan), std::move(block_table), window_left, window_right, softcap, std::move(sinks),

@@ -47,11 +47,11 @@ void decode_debug(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
             int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
             bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
-            std::optional<Tensor> cache_leftpad, bool batch_invariant);
+            std::optional<Tensor> cache_leftpad, bool batch_invariant, std::optional<int64_t> v_head_dim);
 
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
               int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
               bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
-              std::optional<Tensor> cache_leftpad, bool batch_invariant);
+              std::optional<Tensor> cache_leftpad, bool batch_invariant, std::optional<int64_t> v_head_dim);
 
 }  // namespace leanattn

@@ -14,7 +14,7 @@
 #define LEANATTN_PLANNED_SHAPES                                                                                        \
   "int max_tokens, int num_q_heads, int num_kv_heads, int head_dim, int q_len=1, int num_workers=0, int page_size=0, " \
   "int window_left=-1, bool score_options=False, int itemsize=2, int window_right=-1, Tensor? cu_seqlens_q=None, "     \
-  "Tensor? cache_leftpad=None, bool batch_invariant=False"
+  "Tensor? cache_leftpad=None, bool batch_invariant=False, int? v_head_dim=None"
 
 STABLE_TORCH_LIBRARY(leanattn, m) {
   m.def(

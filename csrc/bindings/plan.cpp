@@ -16,10 +16,11 @@ namespace {
 
 // What a plan of packed queries counts as sequences. The arguments are checked afterwards.
 int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t num_q_heads, int64_t num_kv_heads,
-                          int64_t head_dim, int64_t itemsize, bool batch_invariant) {
+                          int64_t head_dim, int64_t v_head_dim, int64_t itemsize, bool batch_invariant) {
   const int32_t group = to_int32(num_q_heads, "num_q_heads") / std::max(1, to_int32(num_kv_heads, "num_kv_heads"));
-  const int32_t rows = packed_rows_of(Device::of(cache_seqlens), to_int32(head_dim, "head_dim"),
-                                      to_int32(itemsize, "itemsize"), batch_invariant);
+  const int32_t rows =
+      packed_rows_of(Device::of(cache_seqlens), to_int32(head_dim, "head_dim"), to_int32(v_head_dim, "v_head_dim"),
+                     to_int32(itemsize, "itemsize"), batch_invariant);
   const int32_t block_tokens = tile_table::block_tokens(std::max(1, group), rows);
   return PackedQueries::most_blocks(to_int32(tokens, "q: tokens"),
                                     to_int32(cache_seqlens.size(0), "cache_seqlens: batch"), block_tokens);
@@ -30,7 +31,7 @@ int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t n
 void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
               int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
               bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
-              std::optional<Tensor> cache_leftpad, bool batch_invariant) {
+              std::optional<Tensor> cache_leftpad, bool batch_invariant, std::optional<int64_t> v_head_dim) {
   const TensorView lengths = TensorView::of(cache_seqlens);
   check_argument(lengths.dtype == torch::headeronly::ScalarType::Int && lengths.dim() == 1 && lengths.is_contiguous(),
                  "cache_seqlens: expected [batch] int32, contiguous, got ", lengths.dim(), " dimensions of dtype ",
@@ -38,6 +39,8 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   check_argument(num_kv_heads > 0 && num_q_heads > 0 && num_q_heads % num_kv_heads == 0, "num_q_heads: ", num_q_heads,
                  ", expected a multiple of num_kv_heads, ", num_kv_heads, ", one at least");
   check_argument(head_dim > 0, "head_dim: ", head_dim, ", expected 1 or more");
+  const int64_t of_values = v_head_dim.value_or(head_dim);
+  check_argument(of_values > 0, "v_head_dim: ", of_values, ", expected None, or 1 or more");
   const int32_t workers = checked_workers(num_workers);
   DecodeCall call{};
   DecodeParams& p = call.params;
@@ -46,6 +49,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.num_kv_heads = to_int32(num_kv_heads, "num_kv_heads");
   p.max_tokens = to_int32(max_tokens, "max_tokens");
   p.head_dim = to_int32(head_dim, "head_dim");
+  p.v_head_dim = to_int32(of_values, "v_head_dim");
   p.workers = workers;
   // All that the tiling asks of pages and of the cache is whether there are any, and how large its elements are.
   p.page_table.page_size = to_int32(page_size, "page_size");
@@ -82,15 +86,17 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
 Tensor plan(const Tensor& cache_seqlens, int64_t max_tokens, int64_t num_q_heads, int64_t num_kv_heads,
             int64_t head_dim, int64_t q_len, int64_t num_workers, int64_t page_size, int64_t window_left,
             bool score_options, int64_t itemsize, int64_t window_right, std::optional<Tensor> cu_seqlens_q,
-            std::optional<Tensor> cache_leftpad, bool batch_invariant) {
+            std::optional<Tensor> cache_leftpad, bool batch_invariant, std::optional<int64_t> v_head_dim) {
   check_argument(cache_seqlens.dim() == 1, "cache_seqlens: expected [batch], got ", cache_seqlens.dim(), " dimensions");
   int64_t sequences = cache_seqlens.size(0);
-  if (cu_seqlens_q)
-    sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim, itemsize, batch_invariant);
+  if (cu_seqlens_q) {
+    sequences = most_query_blocks(cache_seqlens, q_len, num_q_heads, num_kv_heads, head_dim,
+                                  v_head_dim.value_or(head_dim), itemsize, batch_invariant);
+  }
   Tensor plan = empty_tensor({Plan::elements(sequences)}, aoti_torch_dtype_int32(), Device::of(cache_seqlens));
   plan_out(cache_seqlens, plan, max_tokens, num_q_heads, num_kv_heads, head_dim, q_len, num_workers, page_size,
            window_left, score_options, itemsize, window_right, std::move(cu_seqlens_q), std::move(cache_leftpad),
-           batch_invariant);
+           batch_invariant, v_head_dim);
   return plan;
 }
 

@@ -187,16 +187,17 @@ bool is_cuda(const std::string& device_type) {
 // As leanattn.schedule.Tiling lists them.
 std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch,
                                                                         int32_t max_tokens, int32_t num_kv_heads,
-                                                                        int32_t rows, int32_t head_dim, int32_t workers,
-                                                                        bool paged, int32_t itemsize,
-                                                                        bool score_options, int32_t packed_rows,
-                                                                        bool batch_invariant) {
+                                                                        int32_t rows, int32_t head_dim,
+                                                                        int32_t v_head_dim, int32_t workers, bool paged,
+                                                                        int32_t itemsize, bool score_options,
+                                                                        int32_t packed_rows, bool batch_invariant) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
   check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
+  check_range("v_head_dim", v_head_dim, 1, std::numeric_limits<int32_t>::max());
   check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
-  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,        head_dim,
+  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,        head_dim,       v_head_dim,
                                 paged, itemsize,   score_options, packed_rows, batch_invariant};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};
@@ -254,8 +255,9 @@ PYBIND11_MODULE(_schedule, m) {
   m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
-        py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("workers"), py::arg("paged"),
-        py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"), py::arg("batch_invariant"));
+        py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("v_head_dim"), py::arg("workers"),
+        py::arg("paged"), py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"),
+        py::arg("batch_invariant"));
   m.def("packed_rows", &leanattn::checked_packed_rows, py::arg("device_type"), py::arg("wgmma"), py::arg("head_dim"),
         py::arg("itemsize"));
   m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("group"), py::arg("packed_rows"));

@@ -60,10 +60,10 @@ void rotate_row(const Rotary& rotary, const Factors<Factor>& factors, const T* f
   }
 }
 
-// `row` [head_dim] / scale into a cache of other elements.
+// `row` [columns] / scale into a cache of other elements.
 template <typename T, typename Cached>
-void convert_row(const T* row, float scale, int32_t head_dim, Cached* to) {
-  for (int32_t d = 0; d < head_dim; d += Simd::kLanes) {
+void convert_row(const T* row, float scale, int32_t columns, Cached* to) {
+  for (int32_t d = 0; d < columns; d += Simd::kLanes) {
     Simd::store(to + d, Simd::load(row + d, kWhole) / Simd::set1(scale), kWhole);
   }
 }
@@ -75,21 +75,21 @@ void append(const AppendParams& p, int32_t seq, int32_t token) {
   const auto factors = p.rotates() ? Factors<Factor>::at(p.rotary, place.position) : Factors<Factor>{};
   for (int32_t head = 0; head < p.num_kv_heads; ++head) {
     const T* k = element<T>(p.k, p.k_strides.offset(seq, {token, head}));                  // [head_dim]
-    const T* v = element<T>(p.v, p.v_strides.offset(seq, {token, head}));                  // [head_dim]
+    const T* v = element<T>(p.v, p.v_strides.offset(seq, {token, head}));                  // [v_head_dim]
     Cached* cached_k = element<Cached>(p.k_cache, place.offset(p.k_cache_strides, head));  // [head_dim]
-    Cached* cached_v = element<Cached>(p.v_cache, place.offset(p.v_cache_strides, head));  // [head_dim]
+    Cached* cached_v = element<Cached>(p.v_cache, place.offset(p.v_cache_strides, head));  // [v_head_dim]
     const auto write_key = [&](T* to) {
       rotate_row(p.rotary, factors, k, to);
       std::memcpy(to + p.rotary.dim, k + p.rotary.dim, (p.head_dim - p.rotary.dim) * sizeof(T));
     };
     if constexpr (std::is_same_v<T, Cached>) {
       write_key(cached_k);
-      std::memcpy(cached_v, v, p.head_dim * sizeof(T));
+      std::memcpy(cached_v, v, p.v_head_dim * sizeof(T));
     } else {
       T key[kMaxAppendHeadDim];
       write_key(key);
       convert_row(key, p.k_scales[head], p.head_dim, cached_k);
-      convert_row(v, p.v_scales[head], p.head_dim, cached_v);
+      convert_row(v, p.v_scales[head], p.v_head_dim, cached_v);
     }
   }
   for (int32_t head = 0; head < p.num_q_heads; ++head) {

@@ -73,6 +73,7 @@ struct Bundle {
             .rows = rows,
             .tokens = end - begin,
             .head_dim = p.head_dim,
+            .v_head_dim = p.v_head_dim,
             .tile_tokens = p.tile_tokens,
             .group = p.group,
             .first_row = first_row,

@@ -7,7 +7,8 @@
 namespace leanattn::cpu {
 
 // Does the share of worker `worker` of params.workers, in any thread and in any order: it neither waits for another
-// worker nor allocates nor throws. head_dim <= kMaxHeadDim, a multiple of 8; tile_tokens <= tile_table::kCpuTileTokens.
+// worker nor allocates nor throws. head_dim, v_head_dim <= kMaxHeadDim, multiples of 8; tile_tokens <=
+// tile_table::kCpuTileTokens.
 void run_worker(const DecodeParams& params, const TileKernels& kernels, int32_t worker);
 
 // Fills params.plan, for params.workers workers.

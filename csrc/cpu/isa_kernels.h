@@ -13,9 +13,9 @@ void attend(const SpanTask& task, const SpanTask* next, const SpanScratch& scrat
 }
 
 template <class Simd, class T>
-void store_row(const float* out, float factor, int32_t head_dim, void* destination) {
-  T* row = static_cast<T*>(destination);  // [head_dim]
-  for_vectors<Simd>(head_dim, [&](int32_t d, auto width) {
+void store_row(const float* out, float factor, int32_t v_head_dim, void* destination) {
+  T* row = static_cast<T*>(destination);  // [v_head_dim]
+  for_vectors<Simd>(v_head_dim, [&](int32_t d, auto width) {
     Simd::store(row + d, Simd::load(out + d, width) * Simd::set1(factor), width);
   });
 }

@@ -13,7 +13,7 @@
 
 namespace leanattn::cpu {
 
-inline char* output_row(const DecodeParams& p, int32_t query, const QueryRow& row) {  // [head_dim]
+inline char* output_row(const DecodeParams& p, int32_t query, const QueryRow& row) {  // [v_head_dim]
   return static_cast<char*>(p.out) + p.out_strides.offset(query, row) * element_size(p.dtype);
 }
 
@@ -47,7 +47,7 @@ inline void write_output(const DecodeParams& p, const TileKernels& kernels, cons
     const QueryRow row = bundle.query_row(p, r);
     const RowEnd end = RowEnd::of(p, row.head, rows.ml[2 * r], rows.ml[2 * r + 1]);
     const float factor = end.factor * p.v_scales[row.head / p.group];
-    kernels.store_row(rows.out + r * p.head_dim, factor, p.head_dim, output_row(p, query, row));
+    kernels.store_row(rows.out + r * p.v_head_dim, factor, p.v_head_dim, output_row(p, query, row));
     if (p.lse != nullptr) p.lse[p.lse_strides.offset(query, row)] = end.lse;
   }
 }
@@ -62,7 +62,7 @@ inline void write_empty_outputs(const DecodeParams& p, int32_t worker) {
     const QueryBlock block = p.query_block(seq);
     for (int32_t i = 0; i < block.tokens * query_heads; ++i) {
       const QueryRow row{i / query_heads, i % query_heads};
-      std::memset(output_row(p, block.query, row), 0, p.head_dim * element_size(p.dtype));
+      std::memset(output_row(p, block.query, row), 0, p.v_head_dim * element_size(p.dtype));
       if (p.lse != nullptr)
         p.lse[p.lse_strides.offset(block.query, row)] = RowEnd::of(p, row.head, kMinusInfinity, 0).lse;
     }

@@ -10,7 +10,7 @@ namespace leanattn::cpu {
 
 inline SoftmaxRows partial(const DecodeParams& p, int32_t slot) {
   float* memory = p.workspace.partials + int64_t{slot} * p.partial_floats;
-  return {memory, memory + int64_t{p.block_rows} * p.head_dim};
+  return {memory, memory + int64_t{p.block_rows} * p.v_head_dim};
 }
 
 // Says that so many partials of the item lie in their slots: all that this worker has. True for the worker that comes
@@ -30,7 +30,7 @@ bool takes_last_ticket(const DecodeParams& p, const Cut& item, uint32_t partials
 template <class Cut>
 SoftmaxRows merge_partials(const DecodeParams& p, const Cut& item, const TileKernels& kernels, int32_t rows) {
   const SoftmaxRows sum = partial(p, item.slot(0));
-  for (int32_t i = 1; i < item.partials; ++i) kernels.merge(sum, partial(p, item.slot(i)), rows, p.head_dim);
+  for (int32_t i = 1; i < item.partials; ++i) kernels.merge(sum, partial(p, item.slot(i)), rows, p.v_head_dim);
   return sum;
 }
 

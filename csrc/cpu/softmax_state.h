@@ -66,7 +66,7 @@ struct RowState {
 
 // into = into + from, row by row.
 template <class Simd>
-void merge(const SoftmaxRows& into, const SoftmaxRows& from, int32_t rows, int32_t head_dim) {
+void merge(const SoftmaxRows& into, const SoftmaxRows& from, int32_t rows, int32_t v_head_dim) {
   for (int32_t r = 0; r < rows; ++r) {
     const float* from_ml = from.ml + 2 * r;
     RowState<Simd> state{into.ml[2 * r], into.ml[2 * r + 1]};
@@ -75,9 +75,9 @@ void merge(const SoftmaxRows& into, const SoftmaxRows& from, int32_t rows, int32
     into.ml[2 * r] = state.m;
     into.ml[2 * r + 1] = static_cast<float>(state.l + factor * from_ml[1]);
 
-    float* out = into.out + int64_t{r} * head_dim;             // [head_dim]
-    const float* from_out = from.out + int64_t{r} * head_dim;  // [head_dim]
-    for (int32_t d = 0; d < head_dim; ++d) out[d] = out[d] * shrink + from_out[d] * factor;
+    float* out = into.out + int64_t{r} * v_head_dim;             // [v_head_dim]
+    const float* from_out = from.out + int64_t{r} * v_head_dim;  // [v_head_dim]
+    for (int32_t d = 0; d < v_head_dim; ++d) out[d] = out[d] * shrink + from_out[d] * factor;
   }
 }
 

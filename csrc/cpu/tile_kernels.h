@@ -53,13 +53,14 @@ struct TokenScales {
 struct SpanTask {
   const void* q;  // [q_len, heads * group, head_dim], from the first KV head's queries on
   const void* k;  // [tokens of the sequence, heads, head_dim], from the first KV head on; if paged,
-  const void* v;  // ... [num_pages, page_size, heads, head_dim]
+                  // [num_pages, page_size, heads, head_dim]
+  const void* v;  // as k but for v_head_dim
   TokenStrides q_strides;
   PageStrides k_strides, v_strides;
   const int32_t* pages;          // [pages of the sequence]; null: not paged
   int32_t page_size, num_pages;  // PageTable (params.h)
   int32_t first_token;           // of the spans, in the sequence
-  int32_t heads, rows, tokens, head_dim, tile_tokens;
+  int32_t heads, rows, tokens, head_dim, v_head_dim, tile_tokens;
   int32_t group;              // query heads of a KV head: its rows are numbered token by token,
   int32_t first_row;          // and these are `rows` of them from here on
   int32_t tokens_behind;      // tokens of the sequence behind the spans
@@ -79,7 +80,7 @@ struct SpanTask {
 
 // (m, l, O) of some query rows: a partial, or what an output tile has been reduced to so far.
 struct SoftmaxRows {
-  float* out;  // [rows, head_dim], un-normalised O
+  float* out;  // [rows, v_head_dim], un-normalised O
   float* ml;   // [rows, 2], m (in log2 units) and l
 };
 
@@ -92,8 +93,8 @@ struct SpanScratch {
 // The numerical work, for one instruction set, element type of queries, and of the cache.
 struct TileKernels {
   void (*attend)(const SpanTask& task, const SpanTask* next, const SpanScratch& scratch, const SoftmaxRows& result);
-  void (*merge)(const SoftmaxRows& into, const SoftmaxRows& from, int32_t rows, int32_t head_dim);
-  void (*store_row)(const float* out, float factor, int32_t head_dim, void* destination);  // casts out * factor
+  void (*merge)(const SoftmaxRows& into, const SoftmaxRows& from, int32_t rows, int32_t v_head_dim);
+  void (*store_row)(const float* out, float factor, int32_t v_head_dim, void* destination);  // casts out * factor
 };
 
 // TileKernels of one element type of queries and output, by that of the cache.

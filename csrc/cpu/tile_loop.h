@@ -63,7 +63,7 @@ class TileLoop {
     int64_t stride;          // of tokens, if not paged
     const int64_t* offsets;  // [tokens], if paged
 
-    const Cached* operator[](int32_t token) const {  // [head_dim]
+    const Cached* operator[](int32_t token) const {  // [(v_)head_dim]
       return base + (paged ? offsets[token] : token * stride);
     }
   };
@@ -169,7 +169,9 @@ class TileLoop {
     const Vec scale = Simd::set1(task_.scale_log2 * k_scale);
     for_vectors<Simd>(task_.head_dim, [&](int32_t d, auto width) {
       Simd::store(scratch_.q + row * task_.head_dim + d, Simd::load(q + d, width) * scale, width);
-      Simd::store(result.out + row * task_.head_dim + d, Simd::set1(0.0f), width);
+    });
+    for_vectors<Simd>(task_.v_head_dim, [&](int32_t d, auto width) {
+      Simd::store(result.out + row * task_.v_head_dim + d, Simd::set1(0.0f), width);
     });
     state_[row] = RowState<Simd>::empty();
   }
@@ -283,14 +285,14 @@ class TileLoop {
   // O of query rows row..row+n of the head: O * shrink + P V.
   template <int32_t n, bool paged>
   void accumulate(const Tile<paged>& tile, int32_t row, const float* shrink, const SoftmaxRows& result) {
-    float* out = result.out + (tile.first_row + row) * task_.head_dim;  // [n, head_dim]
-    const int32_t vectors = task_.head_dim / kLanes;
+    float* out = result.out + (tile.first_row + row) * task_.v_head_dim;  // [n, v_head_dim]
+    const int32_t vectors = task_.v_head_dim / kLanes;
     for_blocks<Simd::kValueVectors>(vectors, [&]<int32_t m>(int32_t vector) {
       accumulate<n, m>(tile, row, shrink, out, vector * kLanes, typename Simd::Whole{});
     });
     if constexpr (kLanes > 8) {
       const int32_t done = vectors * kLanes;
-      if (done < task_.head_dim) accumulate<n, 1>(tile, row, shrink, out, done, typename Simd::Half{});
+      if (done < task_.v_head_dim) accumulate<n, 1>(tile, row, shrink, out, done, typename Simd::Half{});
     }
   }
 
@@ -313,7 +315,7 @@ class TileLoop {
       });
     }
     unrolled<n * m>([&](int32_t i) {
-      float* o = out + i / m * task_.head_dim + d + i % m * kLanes;
+      float* o = out + i / m * task_.v_head_dim + d + i % m * kLanes;
       Simd::store(o, Simd::fma(Simd::load(o, width), Simd::set1(shrink[i / m]), sum[i / m][i % m]), width);
     });
   }

@@ -5,13 +5,13 @@
 
 namespace leanattn::cpu {
 
-// Calls body(first element, width) for the vectors of a row of head_dim elements.
+// Calls body(first element, width) for the vectors of a row of `count` elements.
 template <class Simd, class Body>
-[[gnu::always_inline]] inline void for_vectors(int32_t head_dim, Body&& body) {
+[[gnu::always_inline]] inline void for_vectors(int32_t count, Body&& body) {
   int32_t d = 0;
-  for (; d + Simd::kLanes <= head_dim; d += Simd::kLanes) body(d, typename Simd::Whole{});
+  for (; d + Simd::kLanes <= count; d += Simd::kLanes) body(d, typename Simd::Whole{});
   if constexpr (Simd::kLanes > 8) {
-    if (d < head_dim) body(d, typename Simd::Half{});
+    if (d < count) body(d, typename Simd::Half{});
   }
 }
 

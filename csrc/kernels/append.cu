@@ -120,7 +120,7 @@ struct RowUnits {
   int32_t rotated;  // units that are rotated, the first ones
   int32_t count;    // all
 
-  LEANATTN_HOST_DEVICE static RowUnits of_value(const AppendParams& p) { return {0, p.head_dim / kAppendChunk}; }
+  LEANATTN_HOST_DEVICE static RowUnits of_value(const AppendParams& p) { return {0, p.v_head_dim / kAppendChunk}; }
   template <Style style>
   LEANATTN_HOST_DEVICE static RowUnits of_query(const AppendParams& p) {
     const int32_t units = style == Style::kCopy ? 0 : p.rotary.dim / (style == Style::kPairs ? 1 : 2) / kAppendChunk;
@@ -135,7 +135,7 @@ struct RowUnits {
 
 // One unit of a token: where it comes from, and where it goes.
 struct Unit {
-  const Bits* from;             // row [head_dim]
+  const Bits* from;             // row [(v_)head_dim]
   void* to;                     // the cache, or the row
   const CacheStrides* strides;  // of the cache; null: none
   const HeadScales* scales;     // of the cache

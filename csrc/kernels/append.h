@@ -8,7 +8,7 @@ namespace leanattn {
 
 constexpr int32_t kMaxAppendHeadDim = 512;
 constexpr int32_t kMaxAppendHeads = 1 << 15;  // KV heads, and query heads: a GPU's grid has no more places for them
-// Elements that a thread takes at once: 16 bytes of 16-bit elements. head_dim is a multiple, and so is half of the
+// Elements that a thread takes at once: 16 bytes of 16-bit elements. (v_)head_dim is a multiple, and so is half of the
 // rotated dimensions, where the second element of each pair begins.
 constexpr int32_t kAppendChunk = 8;
 
@@ -45,10 +45,11 @@ struct TokenPlace {
 
 struct AppendParams {
   const void* k;  // [batch, new_tokens, num_kv_heads, head_dim], strides k_strides
-  const void* v;  // [batch, new_tokens, num_kv_heads, head_dim], strides v_strides
+  const void* v;  // [batch, new_tokens, num_kv_heads, v_head_dim], strides v_strides
   void* q;        // [batch, new_tokens, num_q_heads, head_dim], strides q_strides; rotated in place; may be null
   void* k_cache;  // [batch, max_tokens, num_kv_heads, head_dim], strides k_cache_strides; if paged,
-  void* v_cache;  // ... strides v_cache_strides; [num_pages, page_size, num_kv_heads, head_dim]
+                  // [num_pages, page_size, num_kv_heads, head_dim]
+  void* v_cache;  // as k_cache but for v_head_dim; strides v_cache_strides
   const int32_t* seqlens;  // [batch] tokens of each sequence, the new ones included; contiguous
 
   RowStrides k_strides, v_strides, q_strides;
@@ -61,8 +62,9 @@ struct AppendParams {
   int32_t new_tokens;
   int32_t num_kv_heads;
   int32_t num_q_heads;  // 0 without q
-  int32_t head_dim;
-  int32_t max_tokens;  // that a sequence can have
+  int32_t head_dim;     // of k and q
+  int32_t v_head_dim;   // of v
+  int32_t max_tokens;   // that a sequence can have
   PageTable page_table;
   Rotary rotary;
 

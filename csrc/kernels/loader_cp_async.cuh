@@ -137,7 +137,7 @@ class CpAsyncLoader {
       const int column = i % kRowChunks * kChunk;
       const QueryRow from = item.query_row(params, head * rows + row);
       copy_or_zero(ring.query(slot, head) + layout(row, column), q + params.q_strides.offset(item.query, from) + column,
-                   row < rows && has_column(params, column));
+                   row < rows && has_column(column, params.head_dim));
     }
   }
 
@@ -152,8 +152,9 @@ class CpAsyncLoader {
   }
   __device__ __forceinline__ static int first_row() { return producer_warp() % Traits::kColumnWarps * kTokens; }
   __device__ __forceinline__ static int row_of_lane() { return int(threadIdx.x) % 32 / kLanesPerRow; }
-  __device__ __forceinline__ static bool has_column(const DecodeParams& params, int column) {
-    return !Traits::kGeneral || column < params.head_dim;
+  // Is there one, of `head_dim`?
+  __device__ __forceinline__ static bool has_column(int column, int32_t head_dim) {
+    return !Traits::kGeneral || column < head_dim;
   }
   __device__ __forceinline__ static int chunk_of_lane() { return int(threadIdx.x) % kLanesPerRow; }
 
@@ -185,8 +186,10 @@ class CpAsyncLoader {
                                             const ValuesOf& values_of) {
     const typename Traits::KvLayout layout;
     const int lane_offset = layout(first_row() + row_of_lane(), chunk_of_lane() * kChunk);
-    int lane_visible = visible - first_token() - row_of_lane();
-    if (!has_column(params_, chunk_of_lane() * (16 / int(sizeof(Cached))))) lane_visible = 0;
+    const int column = chunk_of_lane() * (16 / int(sizeof(Cached)));
+    const int lane_visible = visible - first_token() - row_of_lane();
+    const int of_keys = has_column(column, params_.head_dim) ? lane_visible : 0;
+    const int of_values = has_column(column, params_.v_head_dim) ? lane_visible : 0;
     Element* keys = ring_.keys(stage, producer_warp());
     Element* values = ring_.values(stage, producer_warp());
 #pragma unroll(Traits::kPackedOnly ? 2 : kPasses)
@@ -196,8 +199,8 @@ class CpAsyncLoader {
       // bits, so one constant a pass does what would otherwise be a register a pass.
       const int offset = lane_offset ^ layout(row, 0);
       // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
-      copy_or_zero(keys + offset, keys_of(pass), row < lane_visible);
-      copy_or_zero(values + offset, values_of(pass), row < lane_visible);
+      copy_or_zero(keys + offset, keys_of(pass), row < of_keys);
+      copy_or_zero(values + offset, values_of(pass), row < of_values);
     }
   }
 

@@ -18,7 +18,7 @@ __device__ __forceinline__ float log_sum_exp(float m, float l) { return CUDART_L
 template <typename Traits>
 struct OutputRow {
   using Element = typename Traits::Element;
-  Element* to;   // [head_dim]
+  Element* to;   // [v_head_dim]
   float factor;  // of un-normalised O
 
   // `ml`: of the row, which is one of `kv_head`. Whoever has column 0 stores the log-sum-exp.
@@ -36,7 +36,7 @@ struct OutputRow {
   // Four neighbouring columns.
   __device__ __forceinline__ void store(const DecodeParams& p, int column, const float4& o) const {
     if constexpr (Traits::kGeneral) {
-      if (column >= p.head_dim) return;
+      if (column >= p.v_head_dim) return;
     }
     const cutlass::Array<float, 4> normalised{o.x * factor, o.y * factor, o.z * factor, o.w * factor};
     const auto cast = cutlass::NumericArrayConverter<Element, float, 4>{}(normalised);

@@ -13,7 +13,7 @@ constexpr bool is_float8(DType dtype) { return dtype == DType::kFloat8E4M3 || dt
 constexpr bool is_8_bit(DType dtype) { return is_float8(dtype) || dtype == DType::kInt8; }
 constexpr int32_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : (is_8_bit(dtype) ? 1 : 2); }
 
-// Strides in elements. The last dimension (head_dim) is contiguous.
+// Strides in elements. The last dimension, (v_)head_dim, is contiguous.
 struct CacheStrides {
   int64_t batch;  // of a sequence, or in a paged cache of a page
   int64_t token, head;
@@ -133,10 +133,11 @@ struct DebugOptions {
 struct DecodeParams {
   const void* q;           // [batch, q_len, num_kv_heads * group, head_dim], strides q_strides; if packed, below
   const void* k;           // [batch, max_tokens, num_kv_heads, head_dim], strides k_strides; if paged,
-  const void* v;           // ... strides v_strides; [num_pages, page_size, num_kv_heads, head_dim]
+                           // [num_pages, page_size, num_kv_heads, head_dim]
+  const void* v;           // as k but for v_head_dim; strides v_strides
   const int32_t* seqlens;  // [batch] tokens of each sequence that this call reads; contiguous; if packed, of each block
   int32_t* plan;           // plan.h; may be null
-  void* out;               // [batch, q_len, num_kv_heads * group, head_dim], strides out_strides, dtype of q
+  void* out;               // [batch, q_len, num_kv_heads * group, v_head_dim], strides out_strides, dtype of q
   float* lse;              // [batch, num_kv_heads * group, q_len] natural log, strides lse_strides; may be null
 
   RowStrides q_strides, out_strides, lse_strides;
@@ -145,9 +146,9 @@ struct DecodeParams {
   DType dtype;        // of q and out
   DType cache_dtype;  // of k and v: the same, or of 8 bits
   HeadScales k_scales, v_scales;
-  // Packed queries: q, out are [tokens, num_kv_heads * group, head_dim], lse [num_kv_heads * group, tokens]. A block of
-  // query tokens is then what is called a sequence here, batch the number of blocks, q_len the most tokens of one, and
-  // strides along `batch` those of tokens.
+  // Packed queries: q, out are [tokens, num_kv_heads * group, (v_)head_dim], lse [num_kv_heads * group, tokens]. A
+  // block of query tokens is then what is called a sequence here, batch the number of blocks, q_len the most tokens of
+  // one, and strides along `batch` those of tokens.
   const QueryBlock* query_blocks;  // [batch]; null: not packed
   int32_t packed_rows;             // tile_table::packed_rows(); 0: not packed
   int32_t batch;
@@ -161,9 +162,10 @@ struct DecodeParams {
   int32_t block_rows;     // query rows of a KV head in an item, ceil(rows / row_blocks)
   int32_t row_blocks;     // items per (sequence, KV head); 1 unless heads is 1
   int32_t heads;          // KV heads of an item
-  int32_t head_dim;
-  int32_t max_tokens;   // of a sequence: what the cache can hold,
-  int32_t seen_tokens;  // ... and what its queries see at most: as many, or fewer with scores.window_left
+  int32_t head_dim;       // of q and k
+  int32_t v_head_dim;     // of v and out
+  int32_t max_tokens;     // of a sequence: what the cache can hold,
+  int32_t seen_tokens;    // ... and what its queries see at most: as many, or fewer with scores.window_left
   int32_t tile_tokens;
   int32_t item_cost;  // schedule.h
   // Workers, CTAs or threads, are teams x team_size. A team is what schedule.h calls a worker: its members have the

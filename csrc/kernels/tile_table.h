@@ -22,8 +22,9 @@ constexpr int32_t kTokensWgmma = 64;
 // Workers at most; the size of a block of tickets. Far above any SM count, small enough to hand out freely (4 KiB).
 constexpr int32_t kMaxWorkers = 1024;
 
-// CUDA: the head_dim of the kernel that serves one. Columns that there are not are zeros.
+// CUDA: the head_dim of the kernel that serves one, of K and V the wider. Columns that there are not are zeros.
 constexpr int32_t kMaxCudaHeadDim = 256;
+constexpr int32_t widest_head_dim(int32_t k, int32_t v) { return k > v ? k : v; }
 constexpr int32_t cuda_head_dim(int32_t head_dim) { return head_dim <= 64 ? 64 : (head_dim <= 128 ? 128 : 256); }
 
 // CUDA: 32 KiB of K and V a tile, of one KV head or of several neighbours. One SM of an H200 reads that in 0.9 us,
@@ -55,26 +56,28 @@ constexpr int32_t kMaxQueryTokens = 16;
 // What a call is, as far as it is known on the host. `max_tokens`: of a sequence that are seen; `rows`: query rows of a
 // KV head.
 struct Shape {
-  int32_t batch, max_tokens, num_kv_heads, rows, head_dim;
+  int32_t batch, max_tokens, num_kv_heads, rows, head_dim, v_head_dim;
   bool paged;
   int32_t itemsize;  // bytes of an element of the cache
   bool score_options;
   int32_t packed_rows;  // of packed queries, packed_rows(); 0: they are not packed
   bool batch_invariant;
 
-  constexpr bool wide() const { return head_dim > 128; }
+  // Kernels have one head_dim, for K and V.
+  constexpr int32_t widest() const { return widest_head_dim(head_dim, v_head_dim); }
+  constexpr bool wide() const { return widest() > 128; }
   // Needs a CUDA kernel that can do more, with fewer query rows.
   constexpr bool general() const {
-    return score_options || packed_rows > 0 || batch_invariant || itemsize == 1 || wide() ||
+    return score_options || packed_rows > 0 || batch_invariant || itemsize == 1 || wide() || head_dim != v_head_dim ||
            cuda_head_dim(head_dim) != head_dim;
   }
   constexpr int32_t cuda_tile(int32_t heads) const {
     if (packed_rows == kRowsWgmma) return kTokensWgmma;
-    return cuda_tile_tokens(cuda_head_dim(head_dim), heads, itemsize);
+    return cuda_tile_tokens(cuda_head_dim(widest()), heads, itemsize);
   }
 };
 
-// Packed queries: rows of an item at most. `wgmma`: the GPU and the build have it.
+// Packed queries: rows of an item at most. `head_dim`: the wider one; `wgmma`: the GPU and the build have it.
 constexpr int32_t packed_rows(bool cuda, bool wgmma, int32_t head_dim, int32_t itemsize) {
   if (!cuda) return kMaxBlockRows;
   if (wgmma && head_dim <= 128 && itemsize == 2) return kRowsWgmma;
@@ -97,7 +100,8 @@ struct RowBlocks {
 
 // Bytes of K and V, if all sequences are as long as they can be.
 constexpr double cuda_bytes(const Shape& shape) {
-  return 2.0 * shape.itemsize * shape.batch * shape.max_tokens * shape.num_kv_heads * shape.head_dim;
+  const double row_bytes = double(shape.itemsize) * (double(shape.head_dim) + shape.v_head_dim);
+  return row_bytes * shape.batch * shape.max_tokens * shape.num_kv_heads;
 }
 
 // CUDA: to merge partials of many rows takes long, and to read little K and V again from L2 does not. Of 4 MB of
@@ -129,7 +133,7 @@ constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
     return few_cuts && short_sequences ? kManyHeads : 1;
   }
   constexpr double kMergeBytes = 18e6;  // read in 4 us
-  const double gained_bytes = cuda_bytes(shape) / 100 * (shape.head_dim <= 64 ? 4 : 2);
+  const double gained_bytes = cuda_bytes(shape) / 100 * (shape.widest() <= 64 ? 4 : 2);
   return few_cuts || (gained_bytes > kMergeBytes && 20 * items >= workers) ? kManyHeads : 1;
 }
 
@@ -166,14 +170,15 @@ constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
   const int64_t items = int64_t{shape.num_kv_heads} / heads * rows.row_blocks;
   const int32_t team_size =
       cuda_team_size(items, workers, cuda_most_in_team(heads, int64_t{shape.itemsize} * shape.head_dim));
-  return {heads, rows, shape.cuda_tile(heads), kCudaItemCost, team_size, cuda_head_dim(shape.head_dim)};
+  return {heads, rows, shape.cuda_tile(heads), kCudaItemCost, team_size, cuda_head_dim(shape.widest())};
 }
 constexpr Tiling cpu_tiling(const Shape& shape) {
-  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1, shape.head_dim};
+  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1, shape.v_head_dim};
 }
 
 inline Shape shape_of(const DecodeParams& p) {
-  return {p.batch,         p.seen_tokens, p.num_kv_heads,   p.rows, p.head_dim, p.paged(), element_size(p.cache_dtype),
+  return {p.batch,         p.seen_tokens, p.num_kv_heads,   p.rows,
+          p.head_dim,      p.v_head_dim,  p.paged(),        element_size(p.cache_dtype),
           p.score_options, p.packed_rows, p.batch_invariant};
 }
 

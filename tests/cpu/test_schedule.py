@@ -266,6 +266,22 @@ def test_tiles_are_those_of_the_kernel_that_serves_a_head_dim(head_dim: int, of_
 
 
 @pytest.mark.parametrize(
+    ("dims", "of_kernel"), [((192, 128), 256), ((64, 128), 128), ((40, 64), 64), ((8, 136), 256)]
+)
+def test_tiles_are_those_of_the_wider_of_k_and_v(dims: tuple[int, int], of_kernel: int) -> None:
+    tiling = tiling_of("cuda", head_dim=dims[0], v_head_dim=dims[1])
+    assert tiling.tile_tokens * of_kernel * 2 == 16384
+    assert tiling.heads == 1
+    # Only kernels that can do more know of two head dims.
+    large = tiling_of("cuda", batch=64, rows=64, head_dim=dims[0], v_head_dim=dims[1])
+    assert large.block_rows == (8 if of_kernel > 128 else 16)
+    assert tiling_of("cpu", head_dim=dims[0], v_head_dim=dims[1]) == tiling_of("cpu", head_dim=dims[0])
+    for wgmma in (False, True):
+        of_both = schedule.packed_rows("cuda", wgmma=wgmma, head_dim=dims[0], v_head_dim=dims[1])
+        assert of_both == schedule.packed_rows("cuda", wgmma=wgmma, head_dim=max(dims))
+
+
+@pytest.mark.parametrize(
     ("options", "changes", "most_rows"),
     [
         (False, {}, 32),

@@ -44,6 +44,19 @@ def test_reasons() -> None:
     )
 
 
+def test_reasons_of_v() -> None:
+    assert leanattn.is_supported("cpu", torch.float32, 192, v_head_dim=128) == (True, [])
+    assert leanattn.is_supported("cpu", torch.float32, 192, v_head_dim=520) == (
+        False,
+        ["v_cache: head_dim 520, expected one of 8, 16, ..., 512 on cpu"],
+    )
+    ok, reasons = leanattn.is_supported(
+        "cpu", torch.float32, 192, v_head_dim=40, cache_dtype=torch.float8_e4m3fn
+    )
+    assert not ok
+    assert reasons == ["v_cache: head_dim 40, expected a multiple of 16 with a cache of torch.float8_e4m3fn"]
+
+
 def test_the_table_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["support"]) == 0
     table = capsys.readouterr().out

@@ -137,7 +137,9 @@ def check_invariant_calls(inputs: Inputs, workers: int) -> int:
     return 2
 
 
-def check_appends(dtype: torch.dtype, heads: tuple[int, int], head_dim: int, q_len: int) -> int:
+def check_appends(
+    dtype: torch.dtype, heads: tuple[int, int], dims: tuple[int, int | None], q_len: int
+) -> int:
     """Returns how many."""
     kinds = list(product((None, PAGE_SIZE), (0, 32, 64), (False, True), (None, *FLOAT8)))
     for page_size, rotary_dim, interleaved, cache_dtype in kinds:
@@ -146,7 +148,8 @@ def check_appends(dtype: torch.dtype, heads: tuple[int, int], head_dim: int, q_l
             q_len,
             device=torch.device("cuda"),
             heads=heads,
-            head_dim=head_dim,
+            head_dim=dims[0],
+            v_head_dim=dims[1],
             dtype=dtype,
             page_size=page_size,
             rotary_dim=rotary_dim,
@@ -165,10 +168,11 @@ def main() -> None:
     torch.set_num_threads(1)  # parts run side by side
     part, parts = map(int, options.part.split("/"))
     # Of a dtype only the instructions that compute depend: no address, no barrier.
-    kernels = ((torch.bfloat16, 128), (torch.float16, 64), (torch.bfloat16, 192))
+    # head_dim of K, and of V if it is another.
+    kernels = ((torch.bfloat16, (128, None)), (torch.float16, (64, None)), (torch.bfloat16, (192, 128)))
     cases = list(product(WORKERS, kernels, SHAPES))[part - 1 :: parts]
     calls = 0
-    for workers, (dtype, head_dim), (num_q_heads, num_kv_heads, q_len) in cases:
+    for workers, (dtype, dims), (num_q_heads, num_kv_heads, q_len) in cases:
         inputs = make_whole_pages(
             SHORT_LENGTHS if num_kv_heads == 4 else LENGTHS,
             PAGE_SIZE,
@@ -176,12 +180,13 @@ def main() -> None:
             q_len=q_len,
             dtype=dtype,
             heads=(num_q_heads, num_kv_heads),
-            head_dim=head_dim,
+            head_dim=dims[0],
+            v_head_dim=dims[1],
         )
         if "plain" in options.calls:
             calls += check_calls(inputs, workers)
         if "append" in options.calls and workers == WORKERS[0]:  # which append_kv does not know
-            calls += check_appends(dtype, (num_q_heads, num_kv_heads), head_dim, q_len)
+            calls += check_appends(dtype, (num_q_heads, num_kv_heads), dims, q_len)
         if "packed" in options.calls:
             calls += check_packed_calls(inputs, workers)
         if "invariant" in options.calls:
