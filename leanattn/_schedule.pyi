@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 
 MAX_WORKERS: int
+MOST_ROWS_GENERAL: int
 
 def tiling(
     device_type: str,

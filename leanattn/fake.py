@@ -177,19 +177,25 @@ def _(
     v_head_dim: int | None = None,
 ) -> Tensor:
     # Not at import: decode itself does without the module.
-    from leanattn.schedule import block_tokens, most_query_blocks, packed_rows, plan_elements
+    from leanattn.schedule import (
+        block_tokens,
+        many_packed_rows,
+        most_query_blocks,
+        packed_rows,
+        plan_elements,
+    )
 
     sequences = cache_seqlens.shape[0]
     if cu_seqlens_q is not None:
-        device = cache_seqlens.device
+        device, group = cache_seqlens.device, num_q_heads // num_kv_heads
         rows = packed_rows(
             device.type,
-            wgmma=has_wgmma(device) and not batch_invariant,
+            wgmma=not batch_invariant and has_wgmma(device) and many_packed_rows(q_len, group, sequences),
             head_dim=head_dim,
             v_head_dim=v_head_dim,
             itemsize=itemsize,
         )
-        tokens = block_tokens(num_q_heads // num_kv_heads, rows)
+        tokens = block_tokens(group, rows)
         sequences = most_query_blocks(q_len, sequences, tokens)
     # A sum, so that a batch of any size stays one; a length and a padding each.
     return cache_seqlens.new_empty((plan_elements(0) + 2 * sequences,), dtype=torch.int32)

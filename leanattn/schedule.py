@@ -276,9 +276,17 @@ def packed_rows(
 
     Args:
         device_type, head_dim, v_head_dim, itemsize: as for :func:`tiling`.
-        wgmma: see :func:`leanattn.support.has_wgmma`.
+        wgmma: :func:`leanattn.support.has_wgmma` and :func:`many_packed_rows`, if not batch-invariant.
     """
     return _schedule.packed_rows(device_type, wgmma, max(head_dim, v_head_dim or head_dim), itemsize)
+
+
+def many_packed_rows(tokens: int, group: int, batch: int) -> bool:
+    """Whether wgmma is worth while for ``tokens`` packed query tokens of ``batch`` sequences.
+
+    As in ``tile_table.h``, but for sizes that a compiler does not know as well.
+    """
+    return tokens * group > _schedule.MOST_ROWS_GENERAL * batch
 
 
 def block_tokens(group: int, packed_rows: int) -> int:

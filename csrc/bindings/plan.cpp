@@ -14,16 +14,25 @@
 namespace leanattn {
 namespace {
 
+// A dtype of these elements: all that a plan asks of one.
+DType dtype_of(int64_t itemsize) {
+  check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
+  return itemsize == 1 ? DType::kFloat8E4M3 : (itemsize == 2 ? DType::kFloat16 : DType::kFloat32);
+}
+
 // What a plan of packed queries counts as sequences. The arguments are checked afterwards.
 int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t num_q_heads, int64_t num_kv_heads,
                           int64_t head_dim, int64_t v_head_dim, int64_t itemsize, bool batch_invariant) {
-  const int32_t group = to_int32(num_q_heads, "num_q_heads") / std::max(1, to_int32(num_kv_heads, "num_kv_heads"));
-  const int32_t rows =
-      packed_rows_of(Device::of(cache_seqlens), to_int32(head_dim, "head_dim"), to_int32(v_head_dim, "v_head_dim"),
-                     to_int32(itemsize, "itemsize"), batch_invariant);
-  const int32_t block_tokens = tile_table::block_tokens(std::max(1, group), rows);
-  return PackedQueries::most_blocks(to_int32(tokens, "q: tokens"),
-                                    to_int32(cache_seqlens.size(0), "cache_seqlens: batch"), block_tokens);
+  DecodeParams p{};
+  p.group = std::max(1, to_int32(num_q_heads, "num_q_heads") / std::max(1, to_int32(num_kv_heads, "num_kv_heads")));
+  p.head_dim = to_int32(head_dim, "head_dim");
+  p.v_head_dim = to_int32(v_head_dim, "v_head_dim");
+  p.cache_dtype = dtype_of(itemsize);
+  p.batch_invariant = batch_invariant;
+  const int64_t batch = cache_seqlens.size(0);
+  const int32_t rows = packed_rows_of(Device::of(cache_seqlens), p, tokens, batch);
+  return PackedQueries::most_blocks(to_int32(tokens, "q: tokens"), to_int32(batch, "cache_seqlens: batch"),
+                                    tile_table::block_tokens(p.group, rows));
 }
 
 }  // namespace
@@ -53,8 +62,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   p.workers = workers;
   // All that the tiling asks of pages and of the cache is whether there are any, and how large its elements are.
   p.page_table.page_size = to_int32(page_size, "page_size");
-  check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
-  p.cache_dtype = itemsize == 1 ? DType::kFloat8E4M3 : (itemsize == 2 ? DType::kFloat16 : DType::kFloat32);
+  p.cache_dtype = dtype_of(itemsize);
   p.scores.window_left = checked_window(window_left, "window_left");
   p.scores.window_right = checked_window(window_right, "window_right");
   if (cache_leftpad) {

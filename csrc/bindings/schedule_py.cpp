@@ -254,6 +254,7 @@ PYBIND11_MODULE(_schedule, m) {
 
   m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
   m.attr("MAX_WORKERS") = leanattn::tile_table::kMaxWorkers;
+  m.attr("MOST_ROWS_GENERAL") = leanattn::tile_table::kMostRowsGeneral;
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
         py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("v_head_dim"), py::arg("workers"),
         py::arg("paged"), py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"),

@@ -77,7 +77,13 @@ struct Shape {
   }
 };
 
-// Packed queries: rows of an item at most. `head_dim`: the wider one; `wgmma`: the GPU and the build have it.
+// Packed queries: whether sequences have so many of them on average that wgmma is worth while. Items of 16 rows read K
+// and V as fast as memory gives them, and a tile takes wgmma as long as 64 rows do, longer than to read it.
+constexpr bool many_packed_rows(int64_t tokens, int64_t group, int64_t batch) {
+  return tokens * group > kMostRowsGeneral * batch;
+}
+// Packed queries: rows of an item at most. `head_dim`: the wider one; `wgmma`: the GPU and the build have it, and
+// it is worth while.
 constexpr int32_t packed_rows(bool cuda, bool wgmma, int32_t head_dim, int32_t itemsize) {
   if (!cuda) return kMaxBlockRows;
   if (wgmma && head_dim <= 128 && itemsize == 2) return kRowsWgmma;

@@ -282,6 +282,16 @@ def test_tiles_are_those_of_the_wider_of_k_and_v(dims: tuple[int, int], of_kerne
 
 
 @pytest.mark.parametrize(
+    ("tokens", "group", "batch", "many"),
+    [(32, 4, 32, False), (128, 4, 32, False), (129, 4, 32, True), (32, 17, 32, True), (5, 1, 0, True)],
+)
+def test_wgmma_is_for_more_rows_than_other_items_have(
+    tokens: int, group: int, batch: int, many: bool
+) -> None:
+    assert schedule.many_packed_rows(tokens, group, batch) is many
+
+
+@pytest.mark.parametrize(
     ("options", "changes", "most_rows"),
     [
         (False, {}, 32),
