@@ -127,8 +127,8 @@ def decode(
     Args:
         q: queries [batch, num_q_heads, head_dim], or [batch, q_len, num_q_heads, head_dim] with q_len 1 to
             16, or with ``cu_seqlens_q`` [tokens, num_q_heads, head_dim]; float16 or bfloat16, on the CPU also
-            float32. head_dim a multiple of 8, with a cache of 8 bits of 16, up to 256, on the CPU up to 512.
-            Strides under the rule for those of ``k_cache``.
+            float32. head_dim a multiple of 8 up to 512; with a cache of 8 bits a multiple of 16, on a GPU up
+            to 256. Strides under the rule for those of ``k_cache``.
         k_cache: keys [batch, max_tokens, num_kv_heads, head_dim], dtype and device of ``q``, or of dtype
             float8_e4m3fn, float8_e5m2 or int8 (see ``k_scale``). num_q_heads must be a multiple of
             num_kv_heads: 1 is MQA, num_q_heads is MHA. Any strides that are multiples of 16 bytes, 0

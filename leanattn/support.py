@@ -18,6 +18,7 @@ from leanattn.score_options import ScoreOptions
 class Backend:
     dtypes: tuple[torch.dtype, ...]
     head_dims: Sequence[int]
+    most_head_dim_of_8_bits: int
     q_lens: range = range(1, 17)
     options: tuple[str, ...] = ()  # of OPTIONS
     # Of the cache, beside that of the queries.
@@ -34,12 +35,14 @@ BACKENDS = {
     "cpu": Backend(
         (torch.float16, torch.bfloat16, torch.float32),
         head_dims=range(8, 513, 8),
+        most_head_dim_of_8_bits=512,
         options=OPTIONS,
         cache_dtypes=EIGHT_BITS,
     ),
     "cuda": Backend(
         (torch.float16, torch.bfloat16),
-        head_dims=range(8, 257, 8),
+        head_dims=range(8, 513, 8),
+        most_head_dim_of_8_bits=256,
         options=OPTIONS,
         cache_dtypes=EIGHT_BITS,
     ),
@@ -113,10 +116,14 @@ def backend_refusals(
     if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
         message = f"{name}: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
         found.append(Refusal(NotImplementedError, message))
-    for argument, dim in zip(names, dims, strict=False):
-        if cache_dtype in EIGHT_BITS and dim % 16 != 0:  # rows are multiples of 16 bytes
-            message = f"{argument}: head_dim {dim}, expected a multiple of 16 with a cache of {cache_dtype}"
+    of_8_bits = f"with a cache of {cache_dtype}"
+    for argument, dim in zip(names, dims, strict=False) if cache_dtype in EIGHT_BITS else ():
+        if dim % 16 != 0:  # rows are multiples of 16 bytes
+            message = f"{argument}: head_dim {dim}, expected a multiple of 16 {of_8_bits}"
             found.append(Refusal(NotImplementedError, message))
+        elif backend.most_head_dim_of_8_bits < dim <= head_dims[-1]:
+            most = f"{backend.most_head_dim_of_8_bits} {of_8_bits} on {device_type}"
+            found.append(Refusal(NotImplementedError, f"{argument}: head_dim {dim}, expected at most {most}"))
     if cache_dtype not in (None, dtype, *backend.cache_dtypes):
         expected = _listed((dtype, *backend.cache_dtypes))
         message = f"k_cache: dtype {cache_dtype}, expected one of {expected} on {device_type}"

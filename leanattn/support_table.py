@@ -25,6 +25,12 @@ def markdown() -> str:
         ("dtypes of the caches besides", lambda device: ", ".join(_cache_dtypes(device))),
         ("head_dim", lambda device: _numbers(d for d in HEAD_DIMS if _takes(device, head_dim=d))),
         (
+            "head_dim with caches of 8 bits",
+            lambda device: _numbers(
+                d for d in HEAD_DIMS if _takes(device, head_dim=d, cache_dtype=EIGHT_BITS[0])
+            ),
+        ),
+        (
             "head_dim of V, the same or another",
             lambda device: _numbers(d for d in HEAD_DIMS if _takes(device, v_head_dim=d)),
         ),

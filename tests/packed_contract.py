@@ -47,7 +47,7 @@ class PackedContract:
         reference.check(*decode(inputs))
         reference.check(*decode(inputs, plan=plan_of(inputs)))
 
-    @pytest.mark.parametrize("head_dim", [8, 72, 128, 256])
+    @pytest.mark.parametrize("head_dim", [8, 72, 128, 256, 320, 512])
     def test_head_dims(self, device: torch.device, head_dim: int) -> None:
         inputs = make_packed(LENGTHS, QUERY_TOKENS, device=device, head_dim=head_dim)
         check_against_reference(inputs, *decode(inputs))

@@ -48,6 +48,7 @@ class Call:
     alibi: str
     leftpad: bool
     cache_dtype: torch.dtype | None
+    most_in_8_bits: int  # of either head_dim
     scales: str
     with_plan: bool
     batch_invariant: bool
@@ -57,9 +58,10 @@ class Call:
 
     @property
     def in_8_bits(self) -> bool:
-        """Rows are multiples of 16 bytes."""
+        """Rows are multiples of 16 bytes, and there is a kernel."""
         dims = (self.head_dim, self.v_head_dim or 0)
-        return self.cache_dtype is not None and all(dim % 16 == 0 for dim in dims)
+        there = all(dim % 16 == 0 and dim <= self.most_in_8_bits for dim in dims)
+        return self.cache_dtype is not None and there
 
     def rounded(self, inputs: Inputs) -> Inputs:
         """With the cache that the call is to have."""
@@ -110,7 +112,7 @@ def windows(draw: st.DrawFn) -> tuple[int, int]:
 
 def calls(device_type: str) -> st.SearchStrategy[Call]:
     backend = BACKENDS[device_type]
-    dims = [dim for dim in (8, 40, 48, 64, 128, 192, 256) if dim in tuple(backend.head_dims)]
+    dims = [dim for dim in (8, 40, 48, 64, 128, 192, 256, 320, 512) if dim in tuple(backend.head_dims)]
     return st.builds(
         Call,
         q_len=st.one_of(st.none(), st.integers(1, 16)),
@@ -134,6 +136,7 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         alibi=st.sampled_from(["none", "heads", "batch"]),
         leftpad=st.booleans(),
         cache_dtype=st.sampled_from([None, *backend.cache_dtypes]),
+        most_in_8_bits=st.just(backend.most_head_dim_of_8_bits),
         scales=st.sampled_from(["none", "one", "heads"]),
         with_plan=st.booleans(),
         batch_invariant=st.booleans(),

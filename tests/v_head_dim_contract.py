@@ -33,7 +33,7 @@ ops = torch.ops.leanattn
 # Empty ones, around the ends of tiles, and one that many workers share.
 LENGTHS = (700, 1, 0, 64, 65, 1300, 129, 3)
 # head_dim of K and of V: those of DeepSeek first.
-PAIRS = ((192, 128), (128, 192), (64, 128), (40, 72), (256, 64), (96, 32), (8, 248))
+PAIRS = ((192, 128), (128, 192), (64, 128), (40, 72), (256, 64), (96, 32), (8, 248), (320, 512), (512, 24))
 every_pair = pytest.mark.parametrize("dims", PAIRS)
 # Rows of 16 bytes.
 every_pair_of_8_bits = pytest.mark.parametrize("dims", [(192, 128), (64, 128), (48, 80), (256, 16)])

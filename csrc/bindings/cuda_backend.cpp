@@ -90,10 +90,15 @@ int32_t kernel_head_dim(const DecodeParams& p) {
   return tile_table::cuda_head_dim(tile_table::widest_head_dim(p.head_dim, p.v_head_dim));
 }
 
+int32_t most_head_dim(const DecodeParams& p) {
+  return is_8_bit(p.cache_dtype) ? tile_table::kMaxCudaHeadDim8Bits : tile_table::kMaxCudaHeadDim;
+}
+
 void check_head_dims(const DecodeParams& p) {
   for (const auto& [name, dim] : {std::pair{"q", p.head_dim}, {"v_cache", p.v_head_dim}}) {
-    check_argument(dim % 8 == 0 && dim <= tile_table::kMaxCudaHeadDim, name, ": head_dim ", dim,
-                   " has no CUDA kernel, expected a multiple of 8, at most ", tile_table::kMaxCudaHeadDim);
+    check_argument(dim % 8 == 0 && dim <= most_head_dim(p), name, ": head_dim ", dim, " has no CUDA kernel",
+                   is_8_bit(p.cache_dtype) ? " for a cache of 8 bits" : "", ", expected a multiple of 8, at most ",
+                   most_head_dim(p));
   }
   // What a kernel counts in 32 bits.
   const int64_t columns = int64_t{p.rows} * p.num_kv_heads * kernel_head_dim(p);
@@ -117,8 +122,7 @@ bool has_wgmma(int32_t device) { return device_limits(device).wgmma; }
 void plan_cuda(const DecodeCall& call, int32_t device) {
   DecodeParams p = call.params;
   for (const auto& [name, dim] : {std::pair{"head_dim", p.head_dim}, {"v_head_dim", p.v_head_dim}}) {
-    check_argument(dim <= tile_table::kMaxCudaHeadDim, name, ": ", dim, ", expected at most ",
-                   tile_table::kMaxCudaHeadDim);
+    check_argument(dim <= most_head_dim(p), name, ": ", dim, ", expected at most ", most_head_dim(p));
   }
   const CurrentDevice current(device);
   const auto blocks = pack(call.packed, p, device);

@@ -27,6 +27,8 @@ extern const DecodeKernel e5m2_f16_d64;
 extern const DecodeKernel e5m2_f16_d128;
 extern const DecodeKernel general_bf16_d256;
 extern const DecodeKernel general_f16_d256;
+extern const DecodeKernel general_bf16_d512;
+extern const DecodeKernel general_f16_d512;
 extern const DecodeKernel e4m3_bf16_d256;
 extern const DecodeKernel e4m3_f16_d256;
 extern const DecodeKernel e5m2_bf16_d256;

@@ -23,7 +23,7 @@ enum class KernelKind : int32_t {
   kPlain,    // a contiguous cache
   kPaged,    // a paged one
   kGeneral,  // either, with ScoreOptions, and of any head_dim
-  kE4M3,     // the same, of float8
+  kE4M3,     // the same, of float8, up to a head_dim of 256
   kE5M2,
   kInt8,   // the same, of int8
   kWgmma,  // as kGeneral, for packed queries, up to a head_dim of 128; not on every GPU

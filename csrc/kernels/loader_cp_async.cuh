@@ -16,10 +16,13 @@ template <typename Traits>
 class CpAsyncLoader {
   using Element = typename Traits::Element;
   using Cached = std::conditional_t<Traits::kItemsize == 1, uint8_t, Element>;
-  static constexpr int kChunk = 16 / int(sizeof(Element));      // units of one cp.async
-  static constexpr int kLanesPerRow = Traits::kUnits / kChunk;  // a row of K or V is one contiguous read
+  static constexpr int kChunk = 16 / int(sizeof(Element));  // units of one cp.async
+  // A row of K or V is one contiguous read, or if it is longer than those of a warp's lanes, two that follow each
+  // other.
+  static constexpr int kChunksPerRow = Traits::kUnits / kChunk;
+  static constexpr int kLanesPerRow = kChunksPerRow < 32 ? kChunksPerRow : 32, kRowParts = kChunksPerRow / kLanesPerRow;
   static constexpr int kRowsPerPass = 32 / kLanesPerRow;
-  // Of the tokens of a warp that computes; two load those that two compute with.
+  // Of the tokens of a warp that computes; where several compute with the same, their loaders share them.
   static constexpr int kTokens = Traits::kWarpTokens / Traits::kColumnWarps, kPasses = kTokens / kRowsPerPass;
   // In a paged cache, the addresses of a tile are worked out while there is no stage for it yet: up to 1.3 times as
   // fast as when the free stage waits for them (docs/tuning.md). They are 32 registers, which 32 query rows do not
@@ -180,27 +183,35 @@ class CpAsyncLoader {
     return __shfl_sync(~0u, of_lane[kTokensOfLane == 1 ? 0 : row / 32], row % 32 + row_of_lane());
   }
 
-  // This lane's rows of a tile: in each pass one of K and one of V.
+  // This lane's chunks of a tile: in each pass one of K and one of V, or as many as a row has parts.
   template <typename KeysOf, typename ValuesOf>
   __device__ __forceinline__ void load_rows(int stage, int32_t visible, const KeysOf& keys_of,
                                             const ValuesOf& values_of) {
     const typename Traits::KvLayout layout;
     const int lane_offset = layout(first_row() + row_of_lane(), chunk_of_lane() * kChunk);
-    const int column = chunk_of_lane() * (16 / int(sizeof(Cached)));
+    constexpr int kChunkElements = 16 / int(sizeof(Cached)), kPartElements = kLanesPerRow * kChunkElements;
     const int lane_visible = visible - first_token() - row_of_lane();
-    const int of_keys = has_column(column, params_.head_dim) ? lane_visible : 0;
-    const int of_values = has_column(column, params_.v_head_dim) ? lane_visible : 0;
+    int keys_visible[kRowParts], values_visible[kRowParts];
+#pragma unroll
+    for (int part = 0; part < kRowParts; ++part) {
+      const int column = chunk_of_lane() * kChunkElements + part * kPartElements;
+      keys_visible[part] = has_column(column, params_.head_dim) ? lane_visible : 0;
+      values_visible[part] = has_column(column, params_.v_head_dim) ? lane_visible : 0;
+    }
     Element* keys = ring_.keys(stage, producer_warp());
     Element* values = ring_.values(stage, producer_warp());
 #pragma unroll(Traits::kPackedOnly ? 2 : kPasses)
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = pass * kRowsPerPass;
-      // layout(row + row_of_lane(), its column): the two rows have no bit in common, and the swizzle is linear in
-      // bits, so one constant a pass does what would otherwise be a register a pass.
-      const int offset = lane_offset ^ layout(row, 0);
-      // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
-      copy_or_zero(keys + offset, keys_of(pass), row < of_keys);
-      copy_or_zero(values + offset, values_of(pass), row < of_values);
+#pragma unroll
+      for (int part = 0; part < kRowParts; ++part) {
+        // layout(row + row_of_lane(), its column): the two rows have no bit in common, nor have the columns, and the
+        // swizzle is linear in bits, so one constant does what would otherwise be a register.
+        const int offset = lane_offset ^ layout(row, part * kLanesPerRow * kChunk);
+        // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
+        copy_or_zero(keys + offset, keys_of(pass) + part * kPartElements, row < keys_visible[part]);
+        copy_or_zero(values + offset, values_of(pass) + part * kPartElements, row < values_visible[part]);
+      }
     }
   }
 

@@ -11,7 +11,7 @@ namespace leanattn {
 template <typename Traits>
 struct MergeFactors {
   static constexpr int kRowThreads = Traits::kHeadDim / 4;               // a thread has four columns of a row
-  static constexpr int kRowLanes = kRowThreads < 32 ? kRowThreads : 32;  // of a warp; two warps of a row do the same
+  static constexpr int kRowLanes = kRowThreads < 32 ? kRowThreads : 32;  // of a warp; several of a row do the same
   static constexpr int kMaxPartials = 32, kParts = kMaxPartials / kRowLanes;
   static_assert(MergeGroups::kMaxAtOnce <= kMaxPartials);
   static_assert(kMaxPartials * kMaxPartials >= tile_table::kMaxWorkers, "members of a group, and groups");

@@ -23,9 +23,14 @@ constexpr int32_t kTokensWgmma = 64;
 constexpr int32_t kMaxWorkers = 1024;
 
 // CUDA: the head_dim of the kernel that serves one, of K and V the wider. Columns that there are not are zeros.
-constexpr int32_t kMaxCudaHeadDim = 256;
+constexpr int32_t kMaxCudaHeadDim = 512;
+constexpr int32_t kMaxCudaHeadDim8Bits = 256;  // of a cache of 8 bits
 constexpr int32_t widest_head_dim(int32_t k, int32_t v) { return k > v ? k : v; }
-constexpr int32_t cuda_head_dim(int32_t head_dim) { return head_dim <= 64 ? 64 : (head_dim <= 128 ? 128 : 256); }
+constexpr int32_t cuda_head_dim(int32_t head_dim) {
+  int32_t of_kernel = 64;
+  while (of_kernel < head_dim && of_kernel < kMaxCudaHeadDim) of_kernel *= 2;
+  return of_kernel;
+}
 
 // CUDA: 32 KiB of K and V a tile, of one KV head or of several neighbours. One SM of an H200 reads that in 0.9 us,
 // short enough to balance small batches, and long enough that the work a tile costs besides hides behind it.

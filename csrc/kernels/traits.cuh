@@ -103,9 +103,9 @@ struct TileTraits {
   static constexpr int kWarps = 4, kLoaderWarps = kWarps;
   static constexpr int kComputeThreads = 32 * kWarps;
   // A stage of the ring is a lean tile. The warps of a head take tokens that follow each other; where a row of O is too
-  // long for one warp, two take the same tokens, and half of the columns each (both compute the scores).
+  // long for one warp, two or four take the same tokens, and a part of the columns each (all compute the scores).
   static constexpr int kHeadWarps = kWarps / kHeads;
-  static constexpr int kColumnWarps = kHeadDim > 128 ? 2 : 1, kTokenWarps = kHeadWarps / kColumnWarps;
+  static constexpr int kColumnWarps = kHeadDim > 128 ? kHeadDim / 128 : 1, kTokenWarps = kHeadWarps / kColumnWarps;
   static constexpr int kTileTokens = tile_table::cuda_tile_tokens(kHeadDim, kHeads, kItemsize);
   static constexpr int kWarpTokens = kTileTokens / kTokenWarps, kWarpColumns = kHeadDim / kColumnWarps;
   static_assert(kHeadWarps * kHeads == kWarps);
@@ -115,8 +115,9 @@ struct TileTraits {
     return warp % kHeadWarps / kColumnWarps * kWarpTokens;
   }
 
-  // 16 rows of Q are 32 registers at head_dim 128; 32 rows beside 128 registers of O do not fit.
-  static constexpr bool kQueryInRegisters = kRows * kHeadDim <= 2048;
+  // Q stays in shared memory where its registers, of all columns, and those of O, of a warp's, are too many: 32 rows of
+  // head_dim 128 are 64 and 128.
+  static constexpr bool kQueryInRegisters = kRows * kHeadDim / 64 + kRows * kWarpColumns / 32 <= 96;
 
   static_assert(kWarpTokens % 16 == 0, "a warp's tokens are the M of one MMA and the K of the other");
   static_assert(kRows % 8 == 0, "query rows are the N of the MMA");

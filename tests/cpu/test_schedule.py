@@ -258,7 +258,10 @@ def test_a_tile_on_a_gpu_has_as_many_bytes_whatever_it_is_of() -> None:
         assert tiling.item_cost > 0
 
 
-@pytest.mark.parametrize(("head_dim", "of_kernel"), [(8, 64), (72, 128), (128, 128), (136, 256), (256, 256)])
+@pytest.mark.parametrize(
+    ("head_dim", "of_kernel"),
+    [(8, 64), (72, 128), (128, 128), (136, 256), (256, 256), (264, 512), (512, 512)],
+)
 def test_tiles_are_those_of_the_kernel_that_serves_a_head_dim(head_dim: int, of_kernel: int) -> None:
     for itemsize in (1, 2):
         tiling = tiling_of("cuda", head_dim=head_dim, itemsize=itemsize)
@@ -266,7 +269,8 @@ def test_tiles_are_those_of_the_kernel_that_serves_a_head_dim(head_dim: int, of_
 
 
 @pytest.mark.parametrize(
-    ("dims", "of_kernel"), [((192, 128), 256), ((64, 128), 128), ((40, 64), 64), ((8, 136), 256)]
+    ("dims", "of_kernel"),
+    [((192, 128), 256), ((64, 128), 128), ((40, 64), 64), ((8, 136), 256), ((320, 512), 512)],
 )
 def test_tiles_are_those_of_the_wider_of_k_and_v(dims: tuple[int, int], of_kernel: int) -> None:
     tiling = tiling_of("cuda", head_dim=dims[0], v_head_dim=dims[1])

@@ -57,6 +57,17 @@ def test_reasons_of_v() -> None:
     assert reasons == ["v_cache: head_dim 40, expected a multiple of 16 with a cache of torch.float8_e4m3fn"]
 
 
+@pytest.mark.parametrize("cache_dtype", support.EIGHT_BITS)
+def test_most_of_a_cache_of_8_bits(cache_dtype: torch.dtype) -> None:
+    for device, most in (("cuda", 256), ("cpu", 512)):
+        for dims in ((most, None), (64, most)):
+            assert not support.backend_refusals(device, torch.bfloat16, dims[0], 1, (), cache_dtype, dims[1])
+    expected = f"expected at most 256 with a cache of {cache_dtype} on cuda"
+    found = support.backend_refusals("cuda", torch.bfloat16, 272, 1, (), cache_dtype, 512)
+    messages = [f"q: head_dim 272, {expected}", f"v_cache: head_dim 512, {expected}"]
+    assert [refusal.message for refusal in found] == messages
+
+
 def test_the_table_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["support"]) == 0
     table = capsys.readouterr().out

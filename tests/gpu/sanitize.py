@@ -29,7 +29,7 @@ from packed_cases import pack_queries, random_bits  # noqa: E402
 from paged_cases import make_whole_pages, paged  # noqa: E402
 
 import leanattn  # noqa: E402
-from leanattn.support import EIGHT_BITS, FLOAT8  # noqa: E402
+from leanattn.support import BACKENDS, EIGHT_BITS, FLOAT8  # noqa: E402
 
 # Empty and one-token sequences, both sides of a tile's border, and one long enough to be cut by many workers.
 LENGTHS = (0, 1, 63, 64, 65, 129, 700)
@@ -88,7 +88,8 @@ def check_general_calls(inputs: Inputs, workers: int) -> int:
     }
     calls = 0
     pages, block_table = paged(inputs, PAGE_SIZE)
-    for dtype in (None, *EIGHT_BITS):
+    wide = max(inputs.q.shape[-1], inputs.v_cache.shape[-1]) > BACKENDS["cuda"].most_head_dim_of_8_bits
+    for dtype in (None,) if wide else (None, *EIGHT_BITS):
         kind = in_cache_of(dtype, inputs)
         reference = Reference(kind)
         for call, table in ((kind, None), (in_cache_of(dtype, pages), block_table.cuda())):
@@ -169,7 +170,10 @@ def main() -> None:
     part, parts = map(int, options.part.split("/"))
     # Of a dtype only the instructions that compute depend: no address, no barrier.
     # head_dim of K, and of V if it is another.
-    kernels = ((torch.bfloat16, (128, None)), (torch.float16, (64, None)), (torch.bfloat16, (192, 128)))
+    kernels = (
+        *((torch.bfloat16, (128, None)), (torch.float16, (64, None))),
+        *((torch.bfloat16, (192, 128)), (torch.float16, (320, 512))),
+    )
     cases = list(product(WORKERS, kernels, SHAPES))[part - 1 :: parts]
     calls = 0
     for workers, (dtype, dims), (num_q_heads, num_kv_heads, q_len) in cases:

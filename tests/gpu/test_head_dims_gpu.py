@@ -9,13 +9,15 @@ from decode_contract import RAGGED
 from float8_contract import check as check_float8
 from float8_contract import in_float8
 from paged_cases import make_whole_pages, paged
+from score_options_contract import decode
+from v_head_dim_contract import in_cache_of
 
 import leanattn
-from leanattn.support import FLOAT8
+from leanattn.support import EIGHT_BITS, FLOAT8
 
 pytestmark = pytest.mark.gpu
 
-HEAD_DIMS = (8, 16, 24, 40, 56, 72, 80, 96, 112, 120, 136, 160, 192, 248, 256)
+HEAD_DIMS = (8, 16, 24, 40, 56, 72, 80, 96, 112, 120, 136, 160, 192, 248, 256, 264, 320, 384, 512)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -47,7 +49,7 @@ def test_nothing_beside_the_output_is_written(gpu: torch.device, head_dim: int) 
     assert (wide[..., -8:] == 7).all()
 
 
-@pytest.mark.parametrize("head_dim", [24, 96, 192, 256])
+@pytest.mark.parametrize("head_dim", [24, 96, 192, 256, 264, 512])
 def test_pages(gpu: torch.device, head_dim: int) -> None:
     inputs = make_whole_pages(RAGGED, 16, device=gpu, head_dim=head_dim, q_len=2)
     pages, table = paged(inputs, 16)
@@ -63,11 +65,21 @@ def test_float8(gpu: torch.device, head_dim: int, cache_dtype: torch.dtype) -> N
 
 
 def test_refusals(gpu: torch.device) -> None:
-    inputs = make_inputs((70, 9), device=gpu, head_dim=264)
-    with pytest.raises(NotImplementedError, match="q: head_dim 264, expected one of 8, 16, ..., 256 on cuda"):
+    inputs = make_inputs((70, 9), device=gpu, head_dim=520)
+    with pytest.raises(NotImplementedError, match="q: head_dim 520, expected one of 8, 16, ..., 512 on cuda"):
         leanattn.decode(*inputs.tensors())
+    for dtype in EIGHT_BITS:
+        call = in_cache_of(dtype, make_inputs((70, 9), device=gpu, head_dim=64, v_head_dim=272))
+        with pytest.raises(
+            NotImplementedError, match="v_cache: head_dim 272, expected at most 256 with a cache"
+        ):
+            decode(call)
+        with pytest.raises(
+            ValueError, match="v_cache: head_dim 272 has no CUDA kernel for a cache of 8 bits"
+        ):
+            torch.ops.leanattn.decode(*call.tensors(), **call.options)
     padded = make_inputs((70, 9), device=gpu, head_dim=48)
-    eighth = in_float8(padded, FLOAT8[0])
+    eighth = in_cache_of(FLOAT8[0], padded)
     eighth.q, eighth.k_cache, eighth.v_cache = (
         t[..., :40] for t in (eighth.q, eighth.k_cache, eighth.v_cache)
     )
