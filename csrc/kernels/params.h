@@ -39,8 +39,8 @@ struct QueryRow {
   int32_t token;  // 0..q_len - 1
   int32_t head;   // query head
 };
-// row / group, of a query row of a KV head. Exact, for rows below kMostRows: (row + 1/2) / group is at least 1/2 / group away
-// from the next integer, and rounding moves it by less than row / group / 2^23. A division of integers is 20
+// row / group, of a query row of a KV head. Exact, for rows below kMostRows: (row + 1/2) / group is at least 1/2 /
+// group away from the next integer, and rounding moves it by less than row / group / 2^23. A division of integers is 20
 // instructions of a kernel, among them a branch.
 constexpr int32_t kMostRows = 1 << 22;
 LEANATTN_HOST_DEVICE int32_t token_of(int32_t row, float inverse_group) {

@@ -213,6 +213,17 @@ void test_row_blocks() {
   }
 }
 
+// The first and the last row of a query token, for every group and as many tokens as a call may have rows for.
+void test_tokens_of_rows() {
+  for (int32_t group = 1; group <= kMostRows; group += 1 + group / 64) {
+    const float inverse_group = 1.f / static_cast<float>(group);
+    for (int32_t token = 0; int64_t{token + 1} * group <= kMostRows; token += 1 + token / 256) {
+      CHECK(token_of(token * group, inverse_group) == token);
+      CHECK(token_of(token * group + group - 1, inverse_group) == token);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -223,6 +234,7 @@ int main() {
   test_a_cache_of_no_tokens();
   test_longest_line();
   test_row_blocks();
+  test_tokens_of_rows();
   if (failures == 0) std::puts("schedule: all checks passed");
   return failures == 0 ? 0 : 1;
 }
