@@ -57,8 +57,9 @@ class WgmmaLoop {
     scale_ = scale_log2;
   }
 
-  // Of the item's `rows`, some are this warpgroup's.
-  __device__ __forceinline__ static bool has_rows(int rows) { return rows > warpgroup() * kGroupRows; }
+  __device__ __forceinline__ static int warpgroup() { return ptx::uniform(int(threadIdx.x) / 128); }
+  // Of the item's `rows`, some are those of a warpgroup.
+  __device__ __forceinline__ static bool has_rows(int rows, int warpgroup) { return rows > warpgroup * kGroupRows; }
 
   // Asks for a tile's scores, S = Q K^T. `keys`: [kTokens, head_dim], MmaKeyLayout; to be kept until fold_scores()
   // returns.
@@ -148,7 +149,6 @@ class WgmmaLoop {
   }
 
  private:
-  __device__ __forceinline__ static int warpgroup() { return ptx::uniform(int(threadIdx.x) / 128); }
   template <typename Mma>
   __device__ __forceinline__ static auto slice(const Mma& mma) {
     return mma.get_thread_slice(int(threadIdx.x) % 128);
