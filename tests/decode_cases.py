@@ -136,6 +136,7 @@ class Reference:
                 *inputs.tensors(), softmax_scale=scale, causal=causal, dtype=dtype, **inputs.options
             )
 
+        self.head_dim = inputs.q.shape[-1]
         self.out, self.lse = compute(torch.float64)
         self.same_out, _ = compute(inputs.q.dtype)
         # The log-sum-exp is float32 whatever the inputs are, and a missing token shows in it first.
@@ -150,7 +151,9 @@ class Reference:
             assert torch.equal(lse == -torch.inf, empty), "lse is -inf where nothing is seen, not elsewhere"
             finite, exact, same = (x.masked_fill(empty, 0.0) for x in (lse, self.lse, self.same_lse))
             # exp and log are approximations on a GPU; a small lse is a difference of numbers of 1 and more.
-            check_error("lse", finite, exact, same, roundings=4, least_size=1.0)
+            # Tensor cores cut off what does not fit into a sum, and a long row has many.
+            roundings = max(4, self.head_dim // 64)
+            check_error("lse", finite, exact, same, roundings=roundings, least_size=1.0)
 
 
 def check_against_reference(inputs: Inputs, out: Tensor, lse: Tensor | None = None) -> None:
