@@ -52,6 +52,12 @@ class PackedContract:
         inputs = make_packed(LENGTHS, QUERY_TOKENS, device=device, head_dim=head_dim)
         check_against_reference(inputs, *decode(inputs))
 
+    @pytest.mark.parametrize("softmax_scale", [0.0, -0.25])
+    def test_scales_that_are_not_positive(self, device: torch.device, softmax_scale: float) -> None:
+        inputs = make_packed(LENGTHS, QUERY_TOKENS, device=device)
+        inputs.softmax_scale = softmax_scale
+        check_against_reference(inputs, *decode(inputs))
+
     def test_as_many_queries_of_all_are_the_call_of_four_dimensions(self, device: torch.device) -> None:
         inputs = make_inputs(LENGTHS, device=device, q_len=5)
         out, lse = decode(inputs)
