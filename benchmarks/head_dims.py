@@ -15,9 +15,8 @@ from torch import Tensor
 import leanattn
 from benchmarks import method
 from benchmarks.features import read_limit
-from benchmarks.measure import Wrong, checked_error, time_on_gpu
 from benchmarks.packages import Missing, import_first
-from benchmarks.shape_command import Record, ShapeCommand
+from benchmarks.shape_command import Record, ShapeCommand, time_against
 from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call
 from leanattn.reference import decode_reference
@@ -87,24 +86,16 @@ def bind_fa3(case: DimsCase) -> list[Call]:
     return [partial(call, q, k, v) for k, v in zip(case.k, case.v, strict=True)]
 
 
-def time(shape: DimsShape, calls: list[Call], expected: Tensor) -> float | None:
-    """Microseconds of a call; None if it is wrong."""
-    check = partial(checked_error, expected=expected, tolerance=method.TOLERANCE["bf16"])
-    try:
-        return float(time_on_gpu(calls, shape.kv_bytes(), check)["median_us"])
-    except Wrong:
-        return None
-
-
 def measure(shape: DimsShape) -> Record:
     case = DimsCase.random(shape)
     expected, _ = decode_reference(case.q, case.k[0], case.v[0], case.seqlens)
-    us = {"leanattn": time(shape, bind_leanattn(case), expected)}
+    kv_bytes = shape.kv_bytes()
+    us = {"leanattn": time_against(expected, bind_leanattn(case), kv_bytes)}
     try:
-        us["fa3"] = time(shape, bind_fa3(case), expected)
+        us["fa3"] = time_against(expected, bind_fa3(case), kv_bytes)
     except (Missing, RuntimeError) as error:
         print(f"fa3, {shape.name}: {str(error)[:200]}", file=sys.stderr)
-    limit = read_limit().time(shape.kv_bytes())[0].median_us
+    limit = read_limit().time(kv_bytes)[0].median_us
     return {"name": shape.name, "tokens": shape.tokens, "us": us, "read_limit": limit}
 
 

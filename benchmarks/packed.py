@@ -16,9 +16,8 @@ from torch import Tensor
 
 import leanattn
 from benchmarks import method
-from benchmarks.measure import Wrong, checked_error, time_on_gpu
 from benchmarks.packages import Missing, import_first
-from benchmarks.shape_command import Record, ShapeCommand
+from benchmarks.shape_command import Record, ShapeCommand, time_against
 from benchmarks.shapes import HEADS, Heads, K
 from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call
@@ -103,6 +102,9 @@ class PackedCase:
         queries = self.q[begin : begin + count]
         return PackedCase(shape, queries, self.lengths[which], offsets_of(shape.query_tokens), *caches)
 
+    def kv_bytes(self) -> int:
+        return self.shape.kv_bytes(self.q.element_size())
+
     def calls(self, decode: Callable[[Tensor, Tensor], Tensor]) -> list[Call]:
         return [partial(decode, k, v) for k, v in zip(self.k, self.v, strict=True)]
 
@@ -133,15 +135,6 @@ def bind_fa3(case: PackedCase) -> list[Call]:
     return case.calls(lambda k, v: call(k_cache=k, v_cache=v))
 
 
-def time(case: PackedCase, calls: list[Call], expected: Tensor) -> float | None:
-    """Microseconds of a call; None if it is wrong."""
-    check = partial(checked_error, expected=expected, tolerance=method.TOLERANCE["bf16"])
-    try:
-        return float(time_on_gpu(calls, case.shape.kv_bytes(2), check)["median_us"])
-    except Wrong:
-        return None
-
-
 def time_apart(case: PackedCase, expected: Tensor) -> float | None:
     """Of sequences that decode, which come first and have a row each, and of chunks, by themselves.
 
@@ -152,16 +145,19 @@ def time_apart(case: PackedCase, expected: Tensor) -> float | None:
     for which, bind in ((slice(0, decoding), bind_decode), (slice(decoding, None), bind_packed)):
         if case.shape.sequences[which]:
             part = case.part(which)
-            times.append(time(part, bind(part), expected[which]))
+            times.append(time_against(expected[which], bind(part), part.kv_bytes()))
     return None if None in times else sum(t for t in times if t is not None)
 
 
 def measure(shape: PackedShape) -> Record:
     case = PackedCase.random(shape)
     expected, _ = decode_reference(case.q, case.k[0], case.v[0], case.lengths, cu_seqlens_q=case.offsets)
-    times = {"packed": time(case, bind_packed(case), expected), "apart": time_apart(case, expected)}
+    times = {
+        "packed": time_against(expected, bind_packed(case), case.kv_bytes()),
+        "apart": time_apart(case, expected),
+    }
     try:
-        times["fa3"] = time(case, bind_fa3(case), expected)
+        times["fa3"] = time_against(expected, bind_fa3(case), case.kv_bytes())
     except (Missing, RuntimeError) as error:
         print(f"fa3, {shape.name}: {error}", file=sys.stderr)
     return {"name": shape.name, "flops": shape.flops(), "kv_bytes": shape.kv_bytes(2), "us": times}

@@ -4,14 +4,17 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from benchmarks import method
 from benchmarks.decode import commit_here
 from benchmarks.environment import environment
-from benchmarks.measure import ShapeBench, Wrong
+from benchmarks.measure import ShapeBench, Wrong, checked_error, time_on_gpu
 from benchmarks.shapes import SHAPES
 from benchmarks.tables import table
 from benchmarks.timing import Call
@@ -31,6 +34,15 @@ def time(bench: ShapeBench, calls: list[Call]) -> float | None:
     """Microseconds of a call; None if it is wrong."""
     try:
         return float(bench.time_calls(calls, bench.kv_bytes, bench.check)["median_us"])
+    except Wrong:
+        return None
+
+
+def time_against(expected: Tensor, calls: list[Call], kv_bytes: int) -> float | None:
+    """Microseconds of a call in bfloat16 that returns this, back to back; None if it is wrong."""
+    check = partial(checked_error, expected=expected, tolerance=method.TOLERANCE["bf16"])
+    try:
+        return float(time_on_gpu(calls, kv_bytes, check)["median_us"])
     except Wrong:
         return None
 
