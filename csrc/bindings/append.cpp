@@ -24,13 +24,6 @@ struct Views {
   int64_t v_head_dim() const { return v.size(v.dim() - 1); }
 };
 
-// The shape of k but for dimension `but_for`.
-bool fits_k(const TensorView& t, const TensorView& k, int64_t but_for) {
-  bool fits = t.dim() == k.dim();
-  for (int64_t i = 0; fits && i < k.dim(); ++i) fits = i == but_for || t.size(i) == k.size(i);
-  return fits;
-}
-
 void check_head_dim(int64_t head_dim, const char* name) {
   check_argument(head_dim >= kAppendChunk && head_dim <= kMaxAppendHeadDim && head_dim % kAppendChunk == 0, name,
                  ": head_dim ", head_dim, ", expected a multiple of ", kAppendChunk, ", ", kAppendChunk, "..",
@@ -44,7 +37,7 @@ void check_shapes(const Views& a) {
   check_head_dim(a.anchor().head_dim(), "k");
   check_argument(a.new_tokens() >= 1 && a.num_kv_heads() >= 1, "k: expected one new token and one KV head at least, ",
                  "got ", ShapeOf{k});
-  check_argument(fits_k(a.v, k, k.dim() - 1), "v: expected the shape of k, ", ShapeOf{k}, ", but for head_dim, got ",
+  check_argument(a.v.fits(k, k.dim() - 1), "v: expected the shape of k, ", ShapeOf{k}, ", but for head_dim, got ",
                  ShapeOf{a.v});
   check_head_dim(a.v_head_dim(), "v");
   a.cache.check_shapes(a.anchor());
@@ -53,8 +46,8 @@ void check_shapes(const Views& a) {
   check_argument(a.cache.k.size(2) == a.num_kv_heads(), "k_cache: ", a.cache.k.size(2), " KV heads, expected the ",
                  a.num_kv_heads(), " of k");
   if (a.q) {
-    check_argument(fits_k(*a.q, k, k.dim() - 2), "q: expected the shape of k, ", ShapeOf{k},
-                   ", but for the heads, got ", ShapeOf{*a.q});
+    check_argument(a.q->fits(k, k.dim() - 2), "q: expected the shape of k, ", ShapeOf{k}, ", but for the heads, got ",
+                   ShapeOf{*a.q});
   }
   // Each is the part of a few CTAs, and a GPU's grid has no more.
   constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();

@@ -50,10 +50,9 @@ void check_shapes(const Views& a) {
                  widest, ", expected a product of at most ", kLargest);
   check_argument(k.size(2) > 0 && heads > 0 && heads % k.size(2) == 0, "q: its ", heads,
                  " heads are not a multiple of the ", k.size(2), " KV heads of k_cache");
-  const auto& out = a.out;
-  const bool like_q = out.dim() == q.dim() && std::equal(q.sizes.begin(), q.sizes.end() - 1, out.sizes.begin());
-  check_argument(like_q && out.size(q.dim() - 1) == v_head_dim, "out: expected the shape of q, ", ShapeOf{q},
-                 ", with the head_dim of v_cache, ", v_head_dim, ", got ", ShapeOf{out});
+  const int64_t last = q.dim() - 1;
+  check_argument(a.out.fits(q, last) && a.out.size(last) == v_head_dim, "out: expected the shape of q, ", ShapeOf{q},
+                 ", with the head_dim of v_cache, ", v_head_dim, ", got ", ShapeOf{a.out});
   if (a.lse && a.offsets) {
     check_argument(a.lse->dim() == 2 && a.lse->size(0) == heads && a.lse->size(1) == batch, "lse: expected [", heads,
                    ", ", batch, "], got ", ShapeOf{*a.lse});

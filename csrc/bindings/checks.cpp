@@ -124,8 +124,8 @@ void CacheViews::check_shapes(const Anchor& anchor) const {
     check_argument(k.dim() == 4 && k.size(0) == batch && k.size(3) == head_dim, "k_cache: expected [", batch,
                    ", max_tokens, num_kv_heads, ", head_dim, "] to fit ", anchor.name, ", got ", ShapeOf{k});
   }
-  check_argument(v.dim() == 4 && std::equal(v.sizes.begin(), v.sizes.begin() + 3, k.sizes.begin()) && v_head_dim() >= 1,
-                 "v_cache: expected the shape of k_cache, ", ShapeOf{k}, ", but for head_dim, got ", ShapeOf{v});
+  check_argument(v.fits(k, 3) && v_head_dim() >= 1, "v_cache: expected the shape of k_cache, ", ShapeOf{k},
+                 ", but for head_dim, got ", ShapeOf{v});
   check_argument(seqlens.dim() == 1 && seqlens.size(0) == batch, "cache_seqlens: expected [", batch, "], got ",
                  ShapeOf{seqlens});
 }

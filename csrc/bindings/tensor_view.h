@@ -28,6 +28,14 @@ struct TensorView {
     for (const int64_t size : sizes) count *= size;
     return count;
   }
+  // The shape of another one, but for one dimension.
+  bool fits(const TensorView& other, int64_t but_for) const {
+    if (dim() != other.dim()) return false;
+    for (int64_t i = 0; i < dim(); ++i) {
+      if (i != but_for && size(i) != other.size(i)) return false;
+    }
+    return true;
+  }
   bool is_contiguous() const {
     if (numel() == 0) return true;
     int64_t expected = 1;

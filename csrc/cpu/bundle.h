@@ -34,7 +34,7 @@ struct Bundle {
     const int32_t kv_head = first.item / p.row_blocks, first_row = first.item % p.row_blocks * p.block_rows;
     const int32_t first_token = cursor.spans.line.first_token(first.seq);
     const QueryBlock block = p.query_block(first.seq);
-    const int32_t rows = std::min(p.block_rows, block.tokens * p.group - first_row);
+    const int32_t rows = p.item_rows(block, first_row);
     Bundle bundle{first, first_token, 1, kv_head, first_row, rows, block};
     const bool alone = !first.whole_item() || p.row_blocks > 1;
     const int32_t max_heads = alone ? 1 : std::min(kMaxHeads, kMaxRows / bundle.rows);

@@ -30,7 +30,7 @@ struct ItemRows {
   }
   // The same of a block of packed queries, which may have fewer of them. Items are of one KV head.
   __device__ __forceinline__ ItemRows of_block(const DecodeParams& p, const QueryBlock& block) const {
-    return {block.query, kv_head, first_row, min(p.block_rows, block.tokens * p.group - first_row)};
+    return {block.query, kv_head, first_row, p.item_rows(block, first_row)};
   }
   // Of the item's `row`, of one of kHeads heads.
   template <int kHeads>

@@ -197,6 +197,11 @@ struct DecodeParams {
   LEANATTN_HOST_DEVICE QueryBlock query_block(int32_t seq) const {
     return packed() ? query_blocks[seq] : QueryBlock{seq, seq, q_len, q_len, 0};
   }
+  // Query rows of an item that begins with this one; the last of a block may have fewer.
+  LEANATTN_HOST_DEVICE int32_t item_rows(const QueryBlock& block, int32_t first_row) const {
+    const int32_t left = block.tokens * group - first_row;
+    return left < block_rows ? left : block_rows;
+  }
   LEANATTN_HOST_DEVICE int32_t causal_tokens_of(const QueryBlock& block) const {
     return packed() ? hidden_tokens(block.tail, scores.window_right) : causal_tokens;
   }

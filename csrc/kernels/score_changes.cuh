@@ -43,11 +43,6 @@ struct ScoreChanges<Traits, true> {
     return {params, origin, warp, first_row, visible - origin.block.tail};
   }
 
-  // Query rows of the item, of packed queries.
-  __device__ __forceinline__ int32_t rows() const {
-    return min(params.block_rows, origin.block.tokens * params.group - first_row);
-  }
-
   // `scores(r, t)`: this lane's scores (log2 units) of the rows and tokens that `Loop` says.
   template <typename Loop, typename Scores>
   __device__ __forceinline__ void apply(Scores& scores) const {

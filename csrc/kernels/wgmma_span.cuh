@@ -52,7 +52,7 @@ template <typename Traits>
 __device__ __forceinline__ int32_t fold_span(WgmmaLoop<Traits>& loop, const DecodeParams& params,
                                              const TileRing<Traits>& ring, const SpanOrigin& origin, RingIndex& stage) {
   auto& smem = ring.smem;
-  const int rows = ScoreChanges<Traits>::of(params, origin, 0, smem.notes[stage.slot].first_row, 0).rows();
+  const int rows = params.item_rows(origin.block, smem.notes[stage.slot].first_row);
   const int warpgroup = loop.warpgroup();
   if (!loop.has_rows(rows, warpgroup)) return pass_span(ring, stage);
   const Turns turns(loop.has_rows(rows, 1), warpgroup);
