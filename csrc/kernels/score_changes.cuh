@@ -19,6 +19,25 @@ struct CausalRows {
   }
 };
 
+// Gives tokens that a row does not see a weight of 0, where the last `visible` tokens of the sequence begin with the
+// first one of `scores(r, t)`, this lane's scores of the rows and tokens that `Loop` says.
+template <typename Traits, typename Loop, typename Scores>
+__device__ __forceinline__ void hide_unseen(Scores& scores, int visible, const CausalRows& causal, int lane) {
+  int seen[Loop::kThreadRows];
+#pragma unroll
+  for (int r = 0; r < Loop::kThreadRows; ++r) {
+    seen[r] = visible - causal.hidden(Loop::row(lane, r));
+    if constexpr (Traits::kGeneral) seen[r] = min(seen[r], visible);  // of windows that reach further
+  }
+#pragma unroll
+  for (int t = 0; t < decltype(cute::size<1>(scores))::value; ++t) {
+#pragma unroll
+    for (int r = 0; r < Loop::kThreadRows; ++r) {
+      if (Loop::place(lane, t) >= seen[r]) scores(r, t) = kMinusInfinity;
+    }
+  }
+}
+
 // Of one warp's part of a tile. Empty in kernels of other kinds.
 template <typename Traits, bool kAny = Traits::kGeneral>
 struct ScoreChanges {

@@ -98,20 +98,7 @@ class TileLoop {
     if constexpr (Traits::kTokenScales) scale_scores<TileLoop>(scales, thread_scores);
     changes.template apply<TileLoop>(thread_scores);
     if (visible - causal.tokens < Traits::kWarpTokens) {
-      const int lane = int(threadIdx.x) % 32;
-      int seen[kThreadRows];
-#pragma unroll
-      for (int r = 0; r < kThreadRows; ++r) {
-        seen[r] = visible - causal.hidden(row(lane, r));
-        if constexpr (Traits::kGeneral) seen[r] = min(seen[r], visible);  // of windows that reach further
-      }
-#pragma unroll
-      for (int t = 0; t < size<1>(thread_scores); ++t) {
-#pragma unroll
-        for (int r = 0; r < kThreadRows; ++r) {
-          if (place(lane, t) >= seen[r]) thread_scores(r, t) = kMinusInfinity;
-        }
-      }
+      hide_unseen<Traits, TileLoop>(thread_scores, visible, causal, int(threadIdx.x) % 32);
     }
     auto thread_output = output();
     state.fold(thread_scores, 1.f, [&](int r, float factor) {

@@ -125,15 +125,7 @@ class WgmmaLoop {
     auto thread_scores = make_tensor(scores_.data(), ThreadRowsLayout<kTokens / 8>{});
     changes.template apply<WgmmaLoop>(thread_scores);
     if (visible - causal.tokens < kTokens) {
-      const int lane = ptx::thread_index_here() % 32;
-#pragma unroll
-      for (int r = 0; r < kThreadRows; ++r) {
-        const int seen = min(visible, visible - causal.hidden(row(lane, r)));
-#pragma unroll
-        for (int t = 0; t < size<1>(thread_scores); ++t) {
-          if (place(lane, t) >= seen) thread_scores(r, t) = kMinusInfinity;
-        }
-      }
+      hide_unseen<Traits, WgmmaLoop>(thread_scores, visible, causal, ptx::thread_index_here() % 32);
     }
     float factors[kThreadRows];
     const bool higher = state.fold(thread_scores, scale, [&](int r, float factor) { factors[r] = factor; });
