@@ -20,7 +20,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"causal": False}, {"softmax_scale": 0.3}, 
 
 
 def check_paged(inputs: Inputs, page_size: int, *, workers: tuple[int, ...] = (0,), **where: Any) -> None:
-    """Right, and bit for bit what contiguous caches give (if both are cut alike: test_schedule.py)."""
+    """Right, and bit for bit what contiguous caches give (if both are cut alike: test_tiling.py)."""
     pages, table = paged(inputs, page_size, **where)
     reference = Reference(inputs)
     for count in workers:
