@@ -24,6 +24,10 @@ class CpAsyncLoader {
   static constexpr int kRowsPerPass = 32 / kLanesPerRow;
   // Of the tokens of a warp that computes; where several compute with the same, their loaders share them.
   static constexpr int kTokens = Traits::kWarpTokens / Traits::kColumnWarps, kPasses = kTokens / kRowsPerPass;
+  // Rows of the tile from pass to pass. Where all warps bring a tile for all that compute, they take their rows by
+  // turns: so a lane's rows have one place in the swizzle of eight, and the passes' offsets are constants of the
+  // instructions.
+  static constexpr int kPassRows = (Traits::kPackedOnly ? Traits::kLoaderWarps : 1) * kRowsPerPass;
   // In a paged cache, the addresses of a tile are worked out while there is no stage for it yet: up to 1.3 times as
   // fast as when the free stage waits for them (docs/tuning.md). They are 32 registers, which 32 query rows do not
   // leave.
@@ -94,7 +98,7 @@ class CpAsyncLoader {
       v_scales_.load(to.values(producer_warp()) + first_row(), visible - first_token(), paged());
     }
     if (Traits::kPackedOnly && !paged()) {
-      // Its passes are a loop, where the next row is a sum, and a product of 64 bits would take six instructions.
+      // The next row as a sum: a product of 64 bits would take six instructions.
       const auto in_order = [](const Cached*& next, int64_t step) {
         return [&next, step](int) {
           const Cached* row = next;
@@ -102,11 +106,8 @@ class CpAsyncLoader {
           return row;
         };
       };
-      // That leaves k_ and v_ behind this warp's part of the tile.
-      load_rows(stage, visible, in_order(k_, kRowsPerPass * params_.k_strides.token),
-                in_order(v_, kRowsPerPass * params_.v_strides.token));
-      k_ += (Traits::kTileTokens - kTokens) * params_.k_strides.token;
-      v_ += (Traits::kTileTokens - kTokens) * params_.v_strides.token;
+      load_rows(stage, visible, in_order(k_, kPassRows * params_.k_strides.token),
+                in_order(v_, kPassRows * params_.v_strides.token));
     } else if (!paged()) {
       load_rows(
           stage, visible, [&](int pass) { return k_ + pass * kRowsPerPass * params_.k_strides.token; },
@@ -129,6 +130,7 @@ class CpAsyncLoader {
   // Called by the 128 producer threads, or by as many others. Rows that the item does not have become zero.
   __device__ __forceinline__ static void load_query(const DecodeParams& params, const TileRing<Traits>& ring,
                                                     const ItemRows& item, int slot) {
+    if constexpr (Traits::kPackedOnly) return load_block_query(params, ring, item, slot);
     const auto* q = static_cast<const Element*>(params.q);
     const typename Traits::QueryLayout layout;
     constexpr int kRowChunks = Traits::kHeadDim / kChunk;
@@ -153,13 +155,38 @@ class CpAsyncLoader {
   __device__ __forceinline__ static int first_token() {
     return Traits::first_token_of_warp(producer_warp()) + first_row();
   }
-  __device__ __forceinline__ static int first_row() { return producer_warp() % Traits::kColumnWarps * kTokens; }
+  __device__ __forceinline__ static int first_row() {
+    return producer_warp() % Traits::kColumnWarps * (Traits::kPackedOnly ? kRowsPerPass : kTokens);
+  }
   __device__ __forceinline__ static int row_of_lane() { return int(threadIdx.x) % 32 / kLanesPerRow; }
   // Is there one, of `head_dim`?
   __device__ __forceinline__ static bool has_column(int column, int32_t head_dim) {
     return !Traits::kGeneral || column < head_dim;
   }
   __device__ __forceinline__ static int chunk_of_lane() { return int(threadIdx.x) % kLanesPerRow; }
+
+  // Row of the tile, or of a block's queries, that is this warp's i-th.
+  __device__ __forceinline__ static int row_of_warp(int i) { return i / kRowsPerPass * kPassRows + i % kRowsPerPass; }
+
+  // Of many rows. Each lane finds the place of one, and the lanes that load it ask that one: to find it takes a
+  // division and products of 64 bits.
+  __device__ __forceinline__ static void load_block_query(const DecodeParams& params, const TileRing<Traits>& ring,
+                                                          const ItemRows& item, int slot) {
+    constexpr int kQueryPasses = Traits::kRows / kPassRows;
+    static_assert(kQueryPasses * kRowsPerPass == 32, "a row for each lane");
+    const typename Traits::QueryLayout layout;
+    const int column = chunk_of_lane() * kChunk, first = first_row() + row_of_lane();
+    const QueryRow own = item.query_row(params, min(first_row() + row_of_warp(int(threadIdx.x) % 32), item.count - 1));
+    const int64_t own_offset = params.q_strides.offset(item.query, own);
+    const auto* q = static_cast<const Element*>(params.q) + column;
+    Element* to = ring.query(slot, 0) + layout(first, column);
+    const int rows = has_column(column, params.head_dim) ? item.count - first : 0;
+#pragma unroll 2
+    for (int pass = 0; pass < kQueryPasses; ++pass) {
+      const int64_t offset = __shfl_sync(~0u, own_offset, pass * kRowsPerPass + row_of_lane());
+      copy_or_zero(to + layout(pass * kPassRows, 0), q + offset, pass * kPassRows < rows);
+    }
+  }
 
   // This lane's chunk of a token of its head; in a paged cache `batch` is a page.
   __device__ __forceinline__ const Cached* source(const void* cache, const CacheStrides& strides, int32_t batch,
@@ -200,14 +227,15 @@ class CpAsyncLoader {
     }
     Element* keys = ring_.keys(stage, producer_warp());
     Element* values = ring_.values(stage, producer_warp());
-#pragma unroll(Traits::kPackedOnly ? 2 : kPasses)
+#pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
-      const int row = pass * kRowsPerPass;
+      const int row = pass * kPassRows;
 #pragma unroll
       for (int part = 0; part < kRowParts; ++part) {
         // layout(row + row_of_lane(), its column): the two rows have no bit in common, nor have the columns, and the
         // swizzle is linear in bits, so one constant does what would otherwise be a register.
-        const int offset = lane_offset ^ layout(row, part * kLanesPerRow * kChunk);
+        const int pass_offset = layout(row, part * kLanesPerRow * kChunk);
+        const int offset = kPassRows % 8 == 0 ? lane_offset + pass_offset : lane_offset ^ pass_offset;
         // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
         copy_or_zero(keys + offset, keys_of(pass) + part * kPartElements, row < keys_visible[part]);
         copy_or_zero(values + offset, values_of(pass) + part * kPartElements, row < values_visible[part]);
@@ -222,7 +250,8 @@ class CpAsyncLoader {
     const PageTable& table = params_.page_table;
 #pragma unroll
     for (int i = 0; i < kTokensOfLane; ++i) {
-      const int in_warp = int(threadIdx.x) % 32 + 32 * i, in_tile = first_token() + in_warp;
+      const int in_warp = int(threadIdx.x) % 32 + 32 * i;
+      const int in_tile = first_token() + row_of_warp(in_warp);
       place_[i] = {0, 0};
       if (in_warp >= kTokens || in_tile >= visible) continue;
       const int32_t index = quotient(token + in_tile, table.page_size);

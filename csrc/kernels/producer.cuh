@@ -35,10 +35,11 @@ struct TileCursor {
   __device__ __forceinline__ void next() {
     first = last();
     token += Traits::kTileTokens;
-    if (first) {
-      spans.next();
-      begin_span();
-    }
+    if (first) next_span();
+  }
+  __device__ __forceinline__ void next_span() {
+    spans.next();
+    begin_span();
   }
 
  private:
@@ -86,10 +87,17 @@ __device__ __forceinline__ SpanTask task_of(const DecodeParams& params, CutPiece
   return SpanTask::of(params, cuts, tiles.span, rows, tiles.spans.last());
 }
 
+// The share is empty.
+template <typename Traits>
+__device__ __forceinline__ void announce_nothing(typename Traits::Loader& loader, const TileRing<Traits>& ring) {
+  if (loader.writes_notes()) ring.smem.notes[0] = {0, TileNote::kNothing, 0};
+  loader.finish(0);
+}
+
 template <typename Traits>
 __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
   using Loader = typename Traits::Loader;
-  const bool promised = !Traits::kPackedOnly && params.promised();
+  const bool promised = params.promised();
   if (!promised) ptx::grid_dependency_wait();
   const auto share = worker_share<Traits>(params, team_here());
   TileCursor<Traits> tiles(share.spans);
@@ -103,8 +111,7 @@ __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const 
 
   Loader loader(params, ring);
   if (tiles.done()) {
-    if (Loader::writes_notes()) ring.smem.notes[0] = {0, TileNote::kNothing, 0};
-    loader.finish(0);
+    announce_nothing(loader, ring);
     return;
   }
   RingIndex stage, span_slot, landing;

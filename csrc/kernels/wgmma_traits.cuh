@@ -24,7 +24,7 @@ struct WgmmaTraits {
   static constexpr int kComputeThreads = 32 * kWarps;
   static constexpr int kThreads = kComputeThreads + 32 * kLoaderWarps;
   // Of a thread; 384 threads start with 168 each, all that there are.
-  static constexpr int kComputeRegisters = 200, kLoaderRegisters = 104;
+  static constexpr int kComputeRegisters = 192, kLoaderRegisters = 120;
   static_assert(kComputeRegisters * kComputeThreads + kLoaderRegisters * (kThreads - kComputeThreads) <=
                 168 * kThreads);
   // All of them take all tokens of a tile; each loader warp brings a quarter of them.
