@@ -1,7 +1,7 @@
 // The kernel: the table of contents of a decode call. One CTA is one worker.
 #pragma once
 
-#include "producer_packed.cuh"
+#include "producer.cuh"
 #include "reduction.cuh"
 #include "worker_share.cuh"
 
@@ -75,11 +75,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     if (threadIdx.x >= Traits::kComputeThreads) {
       if constexpr (Traits::kNeedsSm90a) ptx::give_registers<Traits::kLoaderRegisters>();
       // 1. Schedule: this worker's share of the line of lean tiles. From then on the producer keeps the ring full.
-      if constexpr (Traits::kPackedOnly) {
-        produce_packed_tiles<Traits>(params, ring);
-      } else {
-        produce_tiles<Traits>(params, ring);
-      }
+      produce_tiles<Traits>(params, ring);
     } else {
       if constexpr (Traits::kNeedsSm90a) ptx::take_registers<Traits::kComputeRegisters>();
       if (threadIdx.x == 0) ring.init_barriers(Traits::Loader::kArrivals);

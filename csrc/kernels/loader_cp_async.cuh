@@ -66,10 +66,25 @@ class CpAsyncLoader {
     }
   }
 
+  // Calls f(std::bool_constant<is the cache paged?>), known at compile time where it can be.
+  template <typename F>
+  __device__ __forceinline__ void by_layout(const F& f) const {
+    if constexpr (!Traits::kPaged) {
+      f(std::false_type{});
+    } else if constexpr (!Traits::kGeneral) {
+      f(std::true_type{});
+    } else if (paged()) {
+      f(std::true_type{});
+    } else {
+      f(std::false_type{});
+    }
+  }
+
   // Works out where the tile at the loader's place is, before there is a stage for it. It begins with `token`;
   // `visible` tokens from there on belong to the sequence.
+  template <bool kPagedCache>
   __device__ __forceinline__ void locate(int32_t token, int32_t visible) {
-    if (paged()) {
+    if constexpr (kPagedCache) {
 #pragma unroll
       for (int i = 0; i < kTokensOfLane; ++i) {
         const int32_t page = params_.page_table.clamped(place_[i].page);
@@ -91,13 +106,14 @@ class CpAsyncLoader {
     }
   }
   // Asks for it, and moves on. The caller then calls finish(): only with its arrivals can the stage be full.
+  template <bool kPagedCache>
   __device__ __forceinline__ void load(int stage, int32_t visible) {
     if constexpr (Traits::kTokenScales) {
       const auto to = ring_.tile_scales(stage);
-      k_scales_.load(to.keys(producer_warp()) + first_row(), visible - first_token(), paged());
-      v_scales_.load(to.values(producer_warp()) + first_row(), visible - first_token(), paged());
+      k_scales_.load(to.keys(producer_warp()) + first_row(), visible - first_token(), kPagedCache);
+      v_scales_.load(to.values(producer_warp()) + first_row(), visible - first_token(), kPagedCache);
     }
-    if (Traits::kPackedOnly && !paged()) {
+    if constexpr (Traits::kPackedOnly && !kPagedCache) {
       // The next row as a sum: a product of 64 bits would take six instructions.
       const auto in_order = [](const Cached*& next, int64_t step) {
         return [&next, step](int) {
@@ -108,7 +124,7 @@ class CpAsyncLoader {
       };
       load_rows(stage, visible, in_order(k_, kPassRows * params_.k_strides.token),
                 in_order(v_, kPassRows * params_.v_strides.token));
-    } else if (!paged()) {
+    } else if constexpr (!kPagedCache) {
       load_rows(
           stage, visible, [&](int pass) { return k_ + pass * kRowsPerPass * params_.k_strides.token; },
           [&](int pass) { return v_ + pass * kRowsPerPass * params_.v_strides.token; });

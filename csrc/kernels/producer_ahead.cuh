@@ -1,0 +1,68 @@
+// Stage 2, input, ahead of time. A CTA may start while the kernel ahead in the stream still runs. Until that has
+// finished, memory belongs to it: lengths, queries and the newest tokens may be about to change, and the producer
+// waits. But DRAM is idle while the last CTAs of a kernel merge and write. So if the caller has promised which tokens
+// will not change, and neither lengths nor plan (fresh_tokens), their tiles go to the ring at once.
+#pragma once
+
+#include "span_producer.cuh"
+
+namespace leanattn {
+
+// Loads the tiles of the promise that fit into the ring, waits for the kernel ahead, and loads their queries, but for
+// those of the first span (load_first_query).
+template <typename Traits>
+__device__ __forceinline__ void load_ahead(Producer<Traits>& producer, const ShareOf<Spans<Traits>>& share) {
+  using Loader = typename Traits::Loader;
+  const auto& params = producer.params;
+  const auto& ring = producer.ring;
+  auto& tiles = producer.tiles;
+  auto& loader = producer.loader;
+  // Not announced yet, and their slots: a share's first span and its last one, or one piece, the last of an item
+  // (traits.cuh).
+  int cut_spans = 0, first_cut = 0, second_cut = 0;
+  int32_t held = 0;  // tiles that are there, but whose queries are not
+  while (!tiles.done() && producer.in_flight < ring.num_stages) {
+    const int32_t settled = tiles.span.tokens - params.fresh_tokens;
+    if (min(tiles.token + Traits::kTileTokens, tiles.end) > settled) break;
+    if (tiles.first) producer.begin_span();
+    loader.by_layout([&](auto paged) {
+      loader.template locate<decltype(paged)::value>(tiles.ahead + tiles.token, tiles.visible());
+      loader.template load<decltype(paged)::value>(producer.stage.slot, tiles.visible());
+    });
+    ++producer.in_flight;
+    producer.write_note(tiles.first, tiles.last());
+    if (producer.begun > 1) {
+      ++held;
+    } else {
+      loader.finish(producer.stage.slot);
+    }
+    producer.pass_tile(tiles.last());
+    if (tiles.last()) {
+      producer.write_task();
+      if (!tiles.span.whole_item() && Loader::in_task_warp()) {
+        (cut_spans == 0 ? first_cut : second_cut) = producer.span_slot.slot;
+        ++cut_spans;
+      }
+      producer.span_slot.advance(ring.num_stages);
+    }
+    tiles.next();
+    if (tiles.first) producer.find_item();
+  }
+
+  ptx::grid_dependency_wait();
+  // Scales come through L1, where those of fresh tokens may stand as they were, beside others.
+  if constexpr (Traits::kTokenScales) __threadfence();
+  auto spans = share.spans;
+  for (int slot = 1; slot < producer.begun; ++slot) {
+    spans.next();
+    const Span span = spans.span();
+    Loader::load_query(params, ring, SpanItem::of<Traits>(params, span).rows, slot);
+  }
+  for (int i = producer.in_flight - held; i < producer.in_flight; ++i) loader.finish(i);
+  for (; cut_spans > 0; --cut_spans) {
+    announce_cut_span<Traits>(params, ring.smem, first_cut);
+    first_cut = second_cut;
+  }
+}
+
+}  // namespace leanattn
