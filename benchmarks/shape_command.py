@@ -30,21 +30,23 @@ USUAL_SHAPES = tuple(shape for shape in SHAPES if shape.name in SHAPE_NAMES)
 Record = dict[str, Any]  # of a shape
 
 
-def time(bench: ShapeBench, calls: list[Call]) -> float | None:
+def median_us(timed: Callable[[], Record]) -> float | None:
     """Microseconds of a call; None if it is wrong."""
     try:
-        return float(bench.time_calls(calls, bench.kv_bytes, bench.check)["median_us"])
+        return float(timed()["median_us"])
     except Wrong:
         return None
+
+
+def time(bench: ShapeBench, calls: list[Call]) -> float | None:
+    """The median of calls that the bench knows the result of."""
+    return median_us(partial(bench.time_calls, calls, bench.kv_bytes, bench.check))
 
 
 def time_against(expected: Tensor, calls: list[Call], kv_bytes: int) -> float | None:
-    """Microseconds of a call in bfloat16 that returns this, back to back; None if it is wrong."""
+    """The median of calls in bfloat16 that return this, back to back."""
     check = partial(checked_error, expected=expected, tolerance=method.TOLERANCE["bf16"])
-    try:
-        return float(time_on_gpu(calls, kv_bytes, check)["median_us"])
-    except Wrong:
-        return None
+    return median_us(partial(time_on_gpu, calls, kv_bytes, check))
 
 
 class ShapeCommand(NamedTuple):
