@@ -63,8 +63,6 @@ __device__ __forceinline__ void load_ahead(Producer<Traits>& producer, const Sha
     announce_cut_span<Traits>(params, ring.smem, first_cut);
     first_cut = second_cut;
   }
-  if (tiles.done()) return;
-  for (; producer.in_flight > producer.most_in_flight; --producer.in_flight) producer.see_landing();
 }
 
 }  // namespace leanattn

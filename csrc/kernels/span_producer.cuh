@@ -37,22 +37,12 @@ struct Producer {
   SpanItem item{};  // of the current span
   RingIndex stage, span_slot, landing;
   QuerySlot<Traits> query_slot;
-  int32_t most_in_flight;  // tiles
-  int32_t in_flight = 0;   // of those that have been asked for, how many have not been seen to land
-  int32_t begun = 0;       // spans
+  int32_t in_flight = 0;  // tiles that have been asked for, and have not been seen to land
+  int32_t begun = 0;      // spans
 
   __device__ __forceinline__ Producer(const DecodeParams& p, const TileRing<Traits>& r,
                                       const ShareOf<Spans<Traits>>& share)
       : params(p), ring(r), cuts(share.cuts), tiles(share.spans), loader(p, r) {
-    // No more than there are stages: further back, a stage's barrier may be a whole round on, and its parity the same.
-    most_in_flight = min(Traits::kMostInFlight, ring.num_stages);
-    // As many bytes where a smaller head_dim leaves a part of each tile empty.
-    if constexpr (Traits::kGeneral) {
-      constexpr int kColumns = Traits::kMostInFlight * 2 * Traits::kHeadDim;
-      while (most_in_flight < ring.num_stages && (most_in_flight + 1) * (p.head_dim + p.v_head_dim) <= kColumns) {
-        ++most_in_flight;
-      }
-    }
     find_item();
   }
 
@@ -72,13 +62,6 @@ struct Producer {
     if constexpr (Traits::kGeneral) {
       if (first) ring.smem.origins[span_slot.slot] = item.origin;
     }
-  }
-  // The threads of a warp arrive together, which takes a register that all of them share.
-  __device__ __forceinline__ void finish_tile() { loader.finish(ptx::uniform(stage.slot)); }
-  // Waits for the oldest tile that is under way.
-  __device__ __forceinline__ void see_landing() {
-    ptx::mbarrier_wait(&ring.smem.full[landing.slot], landing.parity);
-    landing.advance(ring.num_stages);
   }
   __device__ __forceinline__ void pass_tile(bool last) {
     query_slot.count_tile(last);
@@ -111,7 +94,7 @@ struct Producer {
         Loader::load_query(params, ring, item.rows, query_slot.of(span_slot));
       }
       write_note(first, last);
-      finish_tile();
+      loader.finish(stage.slot);
       pass_tile(last);
       tiles.token += Traits::kTileTokens;
     }
@@ -125,13 +108,15 @@ struct Producer {
   }
 
  private:
-  // Until another tile may be under way.
+  // Until another tile may be under way. No more than there are stages: further back, a stage's barrier may be a whole
+  // round on, and its parity the same.
   __device__ __forceinline__ void wait_for_landing() {
-    if (in_flight < most_in_flight) {
-      ++in_flight;
-    } else {
-      see_landing();
+    const int32_t most = min(Traits::kMostInFlight, ring.num_stages);
+    for (; in_flight >= most; --in_flight) {
+      ptx::mbarrier_wait(&ring.smem.full[landing.slot], landing.parity);
+      landing.advance(ring.num_stages);
     }
+    ++in_flight;
   }
 };
 
