@@ -27,7 +27,7 @@ SHAPE_NAMES = (
 
 USUAL_SHAPES = tuple(shape for shape in SHAPES if shape.name in SHAPE_NAMES)
 
-Record = dict[str, Any]  # of a shape
+Record = dict[str, Any]  # of a shape, or of a timing
 
 
 def median_us(timed: Callable[[], Record]) -> float | None:

@@ -3,7 +3,6 @@
 
 #include "producer.cuh"
 #include "reduction.cuh"
-#include "worker_share.cuh"
 
 namespace leanattn {
 

@@ -1,9 +1,12 @@
 // Brings tiles by cp.async, sm_80 and up. There is a producer warp for each warp that computes, and it loads that
-// one's tokens; all of them share the loading of the queries.
+// one's tokens; all of them share the loading of the queries. Where all that compute take every token (packed queries),
+// the loader warps take rows by turns.
 //
 // In a paged cache the tokens of a tile lie in as many places as pages: each lane looks up the page of one of its
 // warp's tokens, or two, a tile ahead, and the lanes that load a token ask that one by a shuffle.
 #pragma once
+
+#include <type_traits>
 
 #include "copy.cuh"
 #include "item_rows.cuh"
@@ -28,6 +31,7 @@ class CpAsyncLoader {
   // turns: so a lane's rows have one place in the swizzle of eight, and the passes' offsets are constants of the
   // instructions.
   static constexpr int kPassRows = (Traits::kPackedOnly ? Traits::kLoaderWarps : 1) * kRowsPerPass;
+  static_assert(!Traits::kPackedOnly || kPassRows % 8 == 0);
   // In a paged cache, the addresses of a tile are worked out while there is no stage for it yet: up to 1.3 times as
   // fast as when the free stage waits for them (docs/tuning.md). They are 32 registers, which 32 query rows do not
   // leave.
@@ -110,10 +114,11 @@ class CpAsyncLoader {
   __device__ __forceinline__ void load(int stage, int32_t visible) {
     if constexpr (Traits::kTokenScales) {
       const auto to = ring_.tile_scales(stage);
-      k_scales_.load(to.keys(producer_warp()) + first_row(), visible - first_token(), kPagedCache);
-      v_scales_.load(to.values(producer_warp()) + first_row(), visible - first_token(), kPagedCache);
+      k_scales_.template load<kPagedCache>(to.keys(producer_warp()) + first_row(), visible - first_token());
+      v_scales_.template load<kPagedCache>(to.values(producer_warp()) + first_row(), visible - first_token());
     }
     if constexpr (Traits::kPackedOnly && !kPagedCache) {
+      static_assert(kRowParts == 1, "a row is asked for once");
       // The next row as a sum: a product of 64 bits would take six instructions.
       const auto in_order = [](const Cached*& next, int64_t step) {
         return [&next, step](int) {
@@ -184,8 +189,8 @@ class CpAsyncLoader {
   // Row of the tile, or of a block's queries, that is this warp's i-th.
   __device__ __forceinline__ static int row_of_warp(int i) { return i / kRowsPerPass * kPassRows + i % kRowsPerPass; }
 
-  // Of many rows. Each lane finds the place of one, and the lanes that load it ask that one: to find it takes a
-  // division and products of 64 bits.
+  // The same of many rows, by the producer. Each lane finds the place of one, and the lanes that load it ask that one:
+  // to find it takes branches and products of 64 bits.
   __device__ __forceinline__ static void load_block_query(const DecodeParams& params, const TileRing<Traits>& ring,
                                                           const ItemRows& item, int slot) {
     constexpr int kQueryPasses = Traits::kRows / kPassRows;
@@ -249,7 +254,8 @@ class CpAsyncLoader {
 #pragma unroll
       for (int part = 0; part < kRowParts; ++part) {
         // layout(row + row_of_lane(), its column): the two rows have no bit in common, nor have the columns, and the
-        // swizzle is linear in bits, so one constant does what would otherwise be a register.
+        // swizzle is linear in bits, so one constant does what would otherwise be a register. From row 8 on the swizzle
+        // is the same again, and a sum has no carry into it: the constant is a part of the instruction.
         const int pass_offset = layout(row, part * kLanesPerRow * kChunk);
         const int offset = kPassRows % 8 == 0 ? lane_offset + pass_offset : lane_offset ^ pass_offset;
         // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.

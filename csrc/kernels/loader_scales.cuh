@@ -26,16 +26,17 @@ class ScaleLoader {
   }
   // Asks for the scales of the warp's tokens, of which `visible` belong to the sequence, and moves on. `to`: [kTokens].
   // The others become zeros, as their elements do.
-  __device__ __forceinline__ void load(float* to, int32_t visible, bool paged) {
+  template <bool kPagedCache>
+  __device__ __forceinline__ void load(float* to, int32_t visible) {
     const int lane = int(threadIdx.x) % 32;
 #pragma unroll
     for (int i = 0; i < kTokensOfLane; ++i) {
       const int token = lane + 32 * i;
       if (token >= kTokens) break;
-      const float* from = from_ + (paged ? place_[i] : 32 * i * scales_.strides.token);
+      const float* from = from_ + (kPagedCache ? place_[i] : 32 * i * scales_.strides.token);
       copy_float_or_zero(to + token, from, token < visible);
     }
-    if (!paged) from_ += Traits::kTileTokens * scales_.strides.token;
+    if constexpr (!kPagedCache) from_ += Traits::kTileTokens * scales_.strides.token;
   }
 
  private:

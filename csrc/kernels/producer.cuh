@@ -1,30 +1,19 @@
 // Stage 2, input: the producer warps walk the CTA's share and keep the ring full. How a tile is brought is the
 // loader's (loader_cp_async.cuh); what is brought before the kernel ahead has ended, that of producer_ahead.cuh.
 //
-// What is done for every tile is one short loop: a CTA has one loader warp a scheduler, for which an instruction takes
-// five cycles and a jump over others fifty, and the tile of a small head_dim, or of 8 bits, is soon read.
+// What is done for every tile is one short loop, and what is seldom done stands outside: a scheduler has one loader
+// warp, which runs its instructions one after the other, and the tile of a small head_dim, or of 8 bits, is soon read
+// (docs/tuning.md, "Look at who waits").
 #pragma once
 
 #include "producer_ahead.cuh"
-#include "reduction.cuh"
+#include "tile_ring.cuh"
+#include "worker_share.cuh"
 
 namespace leanattn {
 
 // Between the producer, which finds the share, and the warps that compute, which set up the ring meanwhile.
 constexpr int kRingBarrier = 0;
-template <typename Traits>
-constexpr int kShareBarrier = 2 + Traits::kHeads;
-
-// With a promise, the queries of the first span are loaded by the warps that compute: the producers' would land behind
-// all tiles that they have asked for. After the wait for the kernel ahead.
-template <typename Traits>
-__device__ __forceinline__ void load_first_query(const DecodeParams& params, const TileRing<Traits>& ring) {
-  ptx::named_barrier_sync<Traits::kThreads>(kShareBarrier<Traits>);
-  if (ring.smem.first_rows.count == 0) return;
-  Traits::Loader::load_query(params, ring, ring.smem.first_rows, 0);
-  wait_for_copies();
-  compute_barrier<Traits>();
-}
 
 template <typename Traits>
 __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {

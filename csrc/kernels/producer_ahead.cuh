@@ -4,9 +4,26 @@
 // will not change, and neither lengths nor plan (fresh_tokens), their tiles go to the ring at once.
 #pragma once
 
+#include "copy.cuh"
+#include "reduction.cuh"
 #include "span_producer.cuh"
 
 namespace leanattn {
+
+// Between the producer, which knows the first span's queries, and the warps that compute, which load them.
+template <typename Traits>
+constexpr int kShareBarrier = 2 + Traits::kHeads;
+
+// With a promise, the queries of the first span are loaded by the warps that compute: the producers' would land behind
+// all tiles that they have asked for. After the wait for the kernel ahead.
+template <typename Traits>
+__device__ __forceinline__ void load_first_query(const DecodeParams& params, const TileRing<Traits>& ring) {
+  ptx::named_barrier_sync<Traits::kThreads>(kShareBarrier<Traits>);
+  if (ring.smem.first_rows.count == 0) return;
+  Traits::Loader::load_query(params, ring, ring.smem.first_rows, 0);
+  wait_for_copies();
+  compute_barrier<Traits>();
+}
 
 // Loads the tiles of the promise that fit into the ring, waits for the kernel ahead, and loads their queries, but for
 // those of the first span (load_first_query).
@@ -21,6 +38,7 @@ __device__ __forceinline__ void load_ahead(Producer<Traits>& producer, const Sha
   // (traits.cuh).
   int cut_spans = 0, first_cut = 0, second_cut = 0;
   int32_t held = 0;  // tiles that are there, but whose queries are not
+  // Until a tile with a token that is not certain to be there yet, a full ring, or the end of the share.
   while (!tiles.done() && producer.in_flight < ring.num_stages) {
     const int32_t settled = tiles.span.tokens - params.fresh_tokens;
     if (min(tiles.token + Traits::kTileTokens, tiles.end) > settled) break;
@@ -31,6 +49,7 @@ __device__ __forceinline__ void load_ahead(Producer<Traits>& producer, const Sha
     });
     ++producer.in_flight;
     producer.write_note(tiles.first, tiles.last());
+    // The queries of the first span come from others, and its tiles need not wait for them.
     if (producer.begun > 1) {
       ++held;
     } else {

@@ -1,7 +1,6 @@
 // Stage 2, input, of one span: its tiles, its queries, and what is to be done with its result.
 #pragma once
 
-#include "copy.cuh"
 #include "tickets.cuh"
 #include "tile_cursor.cuh"
 #include "tile_ring.cuh"
@@ -79,18 +78,17 @@ struct Producer {
   // loaded by others.
   template <bool kPagedCache>
   __device__ __forceinline__ void load_span(bool promised) {
-    auto& smem = ring.smem;
-    bool first = tiles.first;
+    bool first = tiles.first;  // which is of no use from here to the end of the span
     if (first) begin_span();
     for (bool last = false; !last; first = false) {
       last = tiles.last();
       loader.template locate<kPagedCache>(tiles.ahead + tiles.token, tiles.visible());
       // The first round finds the stages empty: the phase before the first counts as complete.
-      ptx::mbarrier_wait(&smem.empty[stage.slot], stage.parity ^ 1);
+      ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
       wait_for_landing();
       loader.template load<kPagedCache>(stage.slot, tiles.visible());
       if (first && !(promised && begun == 1)) {
-        query_slot.wait(smem.empty, begun - 1, ring.num_stages);
+        query_slot.wait(ring.smem.empty, begun - 1, ring.num_stages);
         Loader::load_query(params, ring, item.rows, query_slot.of(span_slot));
       }
       write_note(first, last);
@@ -100,7 +98,7 @@ struct Producer {
     }
     write_task();
     if (!tiles.span.whole_item() && Loader::in_task_warp()) {
-      announce_cut_span<Traits>(params, smem, span_slot.slot);
+      announce_cut_span<Traits>(params, ring.smem, span_slot.slot);
     }
     span_slot.advance(ring.num_stages);
     tiles.next_span();
@@ -108,8 +106,8 @@ struct Producer {
   }
 
  private:
-  // Until another tile may be under way. No more than there are stages: further back, a stage's barrier may be a whole
-  // round on, and its parity the same.
+  // Until another tile may be under way, which it counts. No more than there are stages: further back, a stage's
+  // barrier may be a whole round on, and its parity the same.
   __device__ __forceinline__ void wait_for_landing() {
     const int32_t most = min(Traits::kMostInFlight, ring.num_stages);
     for (; in_flight >= most; --in_flight) {

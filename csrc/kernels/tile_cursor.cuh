@@ -20,7 +20,6 @@ struct TileCursor {
   // Tokens of the sequence from the next tile on.
   __device__ __forceinline__ int32_t visible() const { return span.tokens - token; }
   __device__ __forceinline__ bool last() const { return token + Traits::kTileTokens >= end; }
-  __device__ __forceinline__ bool last_of_share() const { return last() && spans.last(); }
   __device__ __forceinline__ void next() {
     first = last();
     token += Traits::kTileTokens;

@@ -61,7 +61,7 @@ struct RingMemory {
   SpanOrigin origins[kMaxStages];
   // Of a batch-invariant call.
   CutPieces pieces[kMaxStages];
-  // No piece but the last of an item fits into the ring (producer.cuh).
+  // No piece but the last of an item fits into the ring (producer_ahead.cuh).
   static_assert(FixedPieces::kLeastTiles > kMaxStages);
 };
 
