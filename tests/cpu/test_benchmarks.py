@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cpu_decode, decode, features, head_dims, packed, paged, plots, report, sets, totals
+from benchmarks import (
+    append,
+    cpu_decode,
+    decode,
+    features,
+    head_dims,
+    packed,
+    paged,
+    plots,
+    report,
+    sets,
+    totals,
+)
 from benchmarks.method import IN_MODEL
 from benchmarks.peers import (
     COMPARED_NAMES,
@@ -231,6 +243,7 @@ COMMANDS = {
     "benchmarks.packed": packed.command().parser,
     "benchmarks.features": features.command().parser,
     "benchmarks.head_dims": head_dims.command().parser,
+    "benchmarks.append": append.command().parser,
     "benchmarks.host_overhead": argparse.ArgumentParser,  # takes no arguments
 }
 README = Path(decode.__file__).with_name("README.md").read_text()
