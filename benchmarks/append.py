@@ -6,7 +6,7 @@ PyTorch's own operators, which get the places of all tokens ready-made.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,15 +14,14 @@ from torch import Tensor
 
 import leanattn
 from benchmarks.measure import Wrong
-from benchmarks.method import MAX_CALLS
-from benchmarks.shape_command import Record, ShapeCommand, median_us
+from benchmarks.method import ELEMENT_BYTES, MAX_CALLS
+from benchmarks.shape_command import Record, ShapeCommand
 from benchmarks.shapes import HEADS, Heads, K
 from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call, GraphOfCalls
 
 PAGE_SIZE = 16
 FLOAT8 = torch.float8_e4m3fn
-ELEMENT_BYTES = 2  # of the new tokens
 # Largest accepted difference, relative and absolute: sums of two products in another order, rounded to
 # bfloat16 or to the three bits of float8.
 TOLERANCE = {torch.bfloat16: 2**-7, FLOAT8: 2**-3}
@@ -40,7 +39,7 @@ class AppendShape:
 
     def written_bytes(self) -> int:
         """Into a cache of the tokens' dtype."""
-        return 2 * self.batch * self.new_tokens * self.heads.kv * self.heads.dim * ELEMENT_BYTES
+        return 2 * self.batch * self.new_tokens * self.heads.kv * self.heads.dim * ELEMENT_BYTES["bf16"]
 
 
 def append_shape(heads: str, batch: int, new_tokens: int, tokens: int) -> AppendShape:
@@ -74,6 +73,7 @@ VARIANTS = {
 
 @dataclass
 class AppendCase:
+    shape: AppendShape
     k: Tensor  # [batch, new_tokens, kv heads, head_dim]
     v: Tensor  # as k
     q: Tensor | None  # [batch, new_tokens, query heads, head_dim]
@@ -111,6 +111,7 @@ class AppendCase:
             torch.zeros(*cache, heads.kv, heads.dim, dtype=dtype, device=device) for _ in "kv"
         )
         return AppendCase(
+            shape=shape,
             k=make(*new, heads.kv, heads.dim),
             v=make(*new, heads.kv, heads.dim),
             q=make(*new, heads.query, heads.dim) if variant.rotary else None,
@@ -124,10 +125,21 @@ class AppendCase:
             slots=slots.flatten(),
         )
 
-    def written(self) -> tuple[Tensor, Tensor]:
-        """What the caches hold at the new tokens, in float32, [batch x new_tokens, kv heads, head_dim]."""
-        k, v = (cache.flatten(0, 1)[self.slots].float() for cache in (self.k_cache, self.v_cache))
-        return k, v
+    def with_places_to_write(self) -> "AppendCase":
+        """The same new tokens, queries of its own, and caches of NaN."""
+
+        def nan(cache: Tensor) -> Tensor:
+            unwritten = torch.empty_like(cache)
+            unwritten.view(torch.uint8).fill_(0xFF)
+            return unwritten
+
+        q = None if self.q is None else self.q.clone()
+        return replace(self, q=q, k_cache=nan(self.k_cache), v_cache=nan(self.v_cache))
+
+    def written(self) -> list[Tensor]:
+        """The new tokens in the caches, [batch x new_tokens, kv heads, head_dim], and q; in float32."""
+        rows = [cache.flatten(0, 1)[self.slots] for cache in (self.k_cache, self.v_cache)]
+        return [tensor.float() for tensor in (*rows, self.q) if tensor is not None]
 
 
 def by_leanattn(case: AppendCase) -> Call:
@@ -168,46 +180,40 @@ def by_torch(case: AppendCase) -> Call:
     return append
 
 
-def check(shape: AppendShape, variant: Variant, device: torch.device) -> None:
+def check(case: AppendCase) -> None:
     """Raises Wrong unless both write the same."""
-    case = AppendCase.random(shape, variant, device)
-    results = []
-    for bind in (by_leanattn, by_torch):
-        q = None if case.q is None else case.q.clone()
-        for cache in (case.k_cache, case.v_cache):
-            cache.view(torch.uint8).fill_(0xFF)  # NaN
-        call = bind(case)
-        call()
-        results.append([*case.written(), *([] if case.q is None else [case.q.clone()])])
-        if case.q is not None and q is not None:
-            case.q.copy_(q)
+
+    def written_by(bind: Callable[[AppendCase], Call]) -> list[Tensor]:
+        fresh = case.with_places_to_write()
+        bind(fresh)()
+        return fresh.written()
+
     tolerance = TOLERANCE[case.k_cache.dtype]
-    for ours, theirs in zip(*results, strict=True):
+    for ours, theirs in zip(written_by(by_leanattn), written_by(by_torch), strict=True):
         if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
-            raise Wrong(f"{shape.name}: a difference of {(ours.float() - theirs.float()).abs().max():.2g}")
+            raise Wrong(f"{case.shape.name}: a difference of {(ours - theirs).abs().max():.2g}")
+
+
+def measure_variant(shape: AppendShape, variant: Variant) -> Record:
+    """Microseconds by implementation; None if they write different things."""
+    case = AppendCase.random(shape, variant, torch.device("cuda"))
+    try:
+        check(case)
+    except Wrong:
+        return {"leanattn": None, "torch": None}
+    binds = {"leanattn": by_leanattn, "torch": by_torch}
+    return {name: GraphOfCalls([bind(case)], MAX_CALLS).time().median_us for name, bind in binds.items()}
 
 
 def measure(shape: AppendShape) -> Record:
-    device = torch.device("cuda")
-
-    def timed(bind: Callable[[AppendCase], Call], variant: Variant) -> Record:
-        check(shape, variant, device)
-        call = bind(AppendCase.random(shape, variant, device))
-        return GraphOfCalls([call], MAX_CALLS).time().as_dict()
-
-    return {
-        "name": shape.name,
-        "bytes": shape.written_bytes(),
-        "us": {name: median_us(partial(timed, by_leanattn, variant)) for name, variant in VARIANTS.items()},
-        "torch": {name: median_us(partial(timed, by_torch, variant)) for name, variant in VARIANTS.items()},
-    }
+    us = {name: measure_variant(shape, variant) for name, variant in VARIANTS.items()}
+    return {"name": shape.name, "bytes": shape.written_bytes(), "us": us}
 
 
 def row(shape: Record) -> list[str]:
-    us, torch_us = shape["us"], shape["torch"]
     cells = [shape["name"], number(shape["bytes"] / 1e6, 2)]
     for name in VARIANTS:
-        ours, theirs = us[name], torch_us[name]
+        ours, theirs = shape["us"][name]["leanattn"], shape["us"][name]["torch"]
         cells += [microseconds(ours), number(theirs / ours if ours and theirs else None, 1)]
     return cells
 

@@ -7,9 +7,7 @@ result as it is, and a window shows what a second, shorter cache holds, so that 
 """
 
 from dataclasses import replace
-from functools import cache, partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from benchmarks import method
 from benchmarks.case import Case
 from benchmarks.measure import ShapeBench
 from benchmarks.ours import calls_with_out
-from benchmarks.read_limit import ReadLimit
+from benchmarks.read_limit import read_limit
 from benchmarks.shape_command import Record, ShapeCommand, time
 from benchmarks.shapes import Shape
 from benchmarks.tables import microseconds, number
@@ -109,12 +107,6 @@ def time_window(case: Case, tolerance: float) -> Record:
     seen = ShapeBench(case, tolerance)
     seen.expected, seen.kv_bytes = alone.expected, alone.kv_bytes
     return {"alone": time_with(alone, {}), "window": time_with(seen, {"window_left": tokens - 1})}
-
-
-@cache
-def read_limit() -> ReadLimit:
-    with TemporaryDirectory() as folder:  # what is loaded from there stays
-        return ReadLimit(Path(folder))
 
 
 def measure(shape: Shape) -> Record:

@@ -14,15 +14,15 @@ from torch import Tensor
 
 import leanattn
 from benchmarks import method
-from benchmarks.features import read_limit
 from benchmarks.packages import Missing, import_first
+from benchmarks.read_limit import read_limit
 from benchmarks.shape_command import Record, ShapeCommand, time_against
 from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call
 from leanattn.reference import decode_reference
 
 BATCH, QUERY_HEADS, KV_HEADS = 8, 32, 8
-ELEMENT_BYTES = 2
+ELEMENT_BYTES = method.ELEMENT_BYTES["bf16"]
 KV_BYTES = 2**28  # of llama8b B8 8k
 
 

@@ -160,7 +160,7 @@ def measure(shape: PackedShape) -> Record:
         times["fa3"] = time_against(expected, bind_fa3(case), case.kv_bytes())
     except (Missing, RuntimeError) as error:
         print(f"fa3, {shape.name}: {error}", file=sys.stderr)
-    return {"name": shape.name, "flops": shape.flops(), "kv_bytes": shape.kv_bytes(2), "us": times}
+    return {"name": shape.name, "flops": shape.flops(), "kv_bytes": case.kv_bytes(), "us": times}
 
 
 def row(shape: Record) -> Sequence[str]:

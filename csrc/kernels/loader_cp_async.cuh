@@ -189,8 +189,8 @@ class CpAsyncLoader {
   // Row of the tile, or of a block's queries, that is this warp's i-th.
   __device__ __forceinline__ static int row_of_warp(int i) { return i / kRowsPerPass * kPassRows + i % kRowsPerPass; }
 
-  // The same of many rows, by the producer. Each lane finds the place of one, and the lanes that load it ask that one:
-  // to find it takes branches and products of 64 bits.
+  // load_query() of many rows, by the producer. Each lane finds the place of one, and the lanes that load it ask that
+  // one: to find it takes branches and products of 64 bits.
   __device__ __forceinline__ static void load_block_query(const DecodeParams& params, const TileRing<Traits>& ring,
                                                           const ItemRows& item, int slot) {
     constexpr int kQueryPasses = Traits::kRows / kPassRows;
