@@ -185,6 +185,8 @@ class Tiling(NamedTuple):
     """Query rows of a KV head in an item at most."""
     tile_tokens: int
     """KV tokens of a lean tile."""
+    tiles_in_flight: int
+    """Tiles that a worker has asked the memory for at a time, at most."""
     item_cost: int
     """Units of an item besides its tiles."""
     team_size: int

@@ -185,12 +185,10 @@ bool is_cuda(const std::string& device_type) {
 }
 
 // As leanattn.schedule.Tiling lists them.
-std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const std::string& device_type, int32_t batch,
-                                                                        int32_t max_tokens, int32_t num_kv_heads,
-                                                                        int32_t rows, int32_t head_dim,
-                                                                        int32_t v_head_dim, int32_t workers, bool paged,
-                                                                        int32_t itemsize, bool score_options,
-                                                                        int32_t packed_rows, bool batch_invariant) {
+std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(
+    const std::string& device_type, int32_t batch, int32_t max_tokens, int32_t num_kv_heads, int32_t rows,
+    int32_t head_dim, int32_t v_head_dim, int32_t workers, bool paged, int32_t itemsize, bool score_options,
+    int32_t packed_rows, bool batch_invariant) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
@@ -200,7 +198,7 @@ std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(const st
   const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,        head_dim,       v_head_dim,
                                 paged, itemsize,   score_options, packed_rows, batch_invariant};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
-  return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.item_cost, t.team_size};
+  return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.tiles_in_flight, t.item_cost, t.team_size};
 }
 
 int32_t checked_packed_rows(const std::string& device_type, bool wgmma, int32_t head_dim, int32_t itemsize) {

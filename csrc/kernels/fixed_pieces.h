@@ -133,9 +133,10 @@ struct CutPieces {
   int32_t begin, end;    // the pieces that its worker has
   int32_t first_slot;    // of the item's partials, which follow each other
 
-  // The shares are those of the line, whose ends have not been moved.
-  LEANATTN_COLD static CutPieces of(const FixedPieces& fixed, const Shares& shares, int32_t workers, int32_t worker,
-                                    const Span& span) {
+  // The shares are those of the line, whose ends have not been moved. Not inlined, so what is passed by reference would
+  // have to be in memory: `fixed`, a parameter of the call, is.
+  LEANATTN_COLD static CutPieces of(const FixedPieces& fixed, Shares shares, int32_t workers, int32_t worker,
+                                    Span span) {
     const Shares pieces = fixed.of_item(span.item_tiles);
     const int32_t count = fixed.count(span.item_tiles);
     CutPieces cut{shares.worker_of(span.item_line + middle_of(pieces, 0)),

@@ -117,8 +117,7 @@ class CpAsyncLoader {
       k_scales_.template load<kPagedCache>(to.keys(producer_warp()) + first_row(), visible - first_token());
       v_scales_.template load<kPagedCache>(to.values(producer_warp()) + first_row(), visible - first_token());
     }
-    if constexpr (Traits::kPackedOnly && !kPagedCache) {
-      static_assert(kRowParts == 1, "a row is asked for once");
+    if constexpr (!kPagedCache) {
       // The next row as a sum: a product of 64 bits would take six instructions.
       const auto in_order = [](const Cached*& next, int64_t step) {
         return [&next, step](int) {
@@ -129,12 +128,9 @@ class CpAsyncLoader {
       };
       load_rows(stage, visible, in_order(k_, kPassRows * params_.k_strides.token),
                 in_order(v_, kPassRows * params_.v_strides.token));
-    } else if constexpr (!kPagedCache) {
-      load_rows(
-          stage, visible, [&](int pass) { return k_ + pass * kRowsPerPass * params_.k_strides.token; },
-          [&](int pass) { return v_ + pass * kRowsPerPass * params_.v_strides.token; });
-      k_ += Traits::kTileTokens * params_.k_strides.token;
-      v_ += Traits::kTileTokens * params_.v_strides.token;
+      constexpr int kOthersRows = Traits::kTileTokens - kPasses * kPassRows;
+      k_ += kOthersRows * params_.k_strides.token;
+      v_ += kOthersRows * params_.v_strides.token;
     } else if constexpr (kRowsAhead) {
       load_rows(stage, visible, [&](int pass) { return k_rows_[pass]; }, [&](int pass) { return v_rows_[pass]; });
     } else {
@@ -251,6 +247,7 @@ class CpAsyncLoader {
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = pass * kPassRows;
+      const Cached *k = keys_of(pass), *v = values_of(pass);
 #pragma unroll
       for (int part = 0; part < kRowParts; ++part) {
         // layout(row + row_of_lane(), its column): the two rows have no bit in common, nor have the columns, and the
@@ -259,8 +256,8 @@ class CpAsyncLoader {
         const int pass_offset = layout(row, part * kLanesPerRow * kChunk);
         const int offset = kPassRows % 8 == 0 ? lane_offset + pass_offset : lane_offset ^ pass_offset;
         // A token beyond the length becomes zeros: whatever is there (NaN) times a weight of zero would not be zero.
-        copy_or_zero(keys + offset, keys_of(pass) + part * kPartElements, row < keys_visible[part]);
-        copy_or_zero(values + offset, values_of(pass) + part * kPartElements, row < values_visible[part]);
+        copy_or_zero(keys + offset, k + part * kPartElements, row < keys_visible[part]);
+        copy_or_zero(values + offset, v + part * kPartElements, row < values_visible[part]);
       }
     }
   }

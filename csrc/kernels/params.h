@@ -167,7 +167,8 @@ struct DecodeParams {
   int32_t max_tokens;     // of a sequence: what the cache can hold,
   int32_t seen_tokens;    // ... and what its queries see at most: as many, or fewer with scores.window_left
   int32_t tile_tokens;
-  int32_t item_cost;  // schedule.h
+  int32_t tiles_in_flight;  // of a CUDA worker at most, besides those of a promise
+  int32_t item_cost;        // schedule.h
   // Workers, CTAs or threads, are teams x team_size. A team is what schedule.h calls a worker: its members have the
   // same tokens of neighbouring items, team_size of them (tile_table.h).
   int32_t workers, teams, team_size;

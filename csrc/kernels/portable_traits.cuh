@@ -25,9 +25,6 @@ struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, CachedOf<El
   static constexpr bool kNeedsSm90a = false, kPackedOnly = false;
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 
-  // With more than three tiles in flight an SM, the memory system of an H200 only queues them, and serves the SMs less
-  // evenly (docs/tuning.md).
-  static constexpr int kMostInFlight = 3;
   // What any GPU from sm_80 on gives a CTA (sm_86, sm_89, sm_120) must do.
   static constexpr int kLeastSharedMemory = 99 * 1024;
 };

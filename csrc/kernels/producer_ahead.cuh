@@ -48,24 +48,22 @@ __device__ __forceinline__ void load_ahead(Producer<Traits>& producer, const Sha
       loader.template load<decltype(paged)::value>(producer.stage.slot, tiles.visible());
     });
     ++producer.in_flight;
-    producer.write_note(tiles.first, tiles.last());
+    const bool last = tiles.last();
+    producer.write_note(last);
     // The queries of the first span come from others, and its tiles need not wait for them.
     if (producer.begun > 1) {
       ++held;
     } else {
       loader.finish(producer.stage.slot);
     }
-    producer.pass_tile(tiles.last());
-    if (tiles.last()) {
-      producer.write_task();
-      if (!tiles.span.whole_item() && Loader::in_task_warp()) {
-        (cut_spans == 0 ? first_cut : second_cut) = producer.span_slot.slot;
+    producer.pass_tile(last);
+    tiles.advance();
+    if (last) {
+      producer.end_span([&](int slot) {
+        (cut_spans == 0 ? first_cut : second_cut) = slot;
         ++cut_spans;
-      }
-      producer.span_slot.advance(ring.num_stages);
+      });
     }
-    tiles.next();
-    if (tiles.first) producer.find_item();
   }
 
   ptx::grid_dependency_wait();

@@ -13,10 +13,7 @@ __device__ __forceinline__ SpanTask task_of(const DecodeParams& params, CutPiece
                                             const TileCursor<Traits>& tiles, const ItemRows& rows) {
   if constexpr (Traits::kFixedPieces) {
     if (params.fixed_pieces.any()) {
-      // Copies: the function is not inlined, and what it is given by reference would not be in registers.
-      const Shares shares = cuts.shares;
-      const Span span = tiles.span;
-      pieces = CutPieces::of(params.fixed_pieces, shares, params.teams, team_here(), span);
+      pieces = CutPieces::of(params.fixed_pieces, cuts.shares, params.teams, team_here(), tiles.span);
       return SpanTask::of_piece(pieces, tiles.span, rows, tiles.spans.last());
     }
   }
@@ -45,71 +42,73 @@ struct Producer {
     find_item();
   }
 
-  __device__ __forceinline__ void find_item() {
-    if (!tiles.done()) item = SpanItem::of<Traits>(params, tiles.span);
-  }
   __device__ __forceinline__ void begin_span() {
     loader.begin_span(item.origin, tiles.ahead + tiles.token, tiles.visible());
     ++begun;
   }
 
   // What there is to know about the tile at the producer's place.
-  __device__ __forceinline__ void write_note(bool first, bool last) {
+  __device__ __forceinline__ void write_note(bool last) {
     if (!Loader::writes_notes()) return;
     const int32_t flags = last ? TileNote::kLast | (tiles.spans.last() ? TileNote::kEnd : 0) : 0;
     ring.smem.notes[stage.slot] = {tiles.visible(), flags, item.rows.first_row, item.causal_tokens};
     if constexpr (Traits::kGeneral) {
-      if (first) ring.smem.origins[span_slot.slot] = item.origin;
+      if (tiles.first) ring.smem.origins[span_slot.slot] = item.origin;
     }
   }
   __device__ __forceinline__ void pass_tile(bool last) {
     query_slot.count_tile(last);
     stage.advance(ring.num_stages);
   }
-  // Not before the last tile: it would hold up the loads of the first ones.
-  __device__ __forceinline__ void write_task() {
-    if (!Loader::writes_tasks()) return;
-    const auto task = task_of<Traits>(params, ring.smem.pieces[span_slot.slot], cuts, tiles, item.rows);
-    ring.smem.tasks[span_slot.slot] = task;
-    if (task.whole_item) ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
+
+  // After the span's last tile, and no sooner: it would hold up the loads of the first ones. `announce_cut`: what is
+  // done about the ticket of a cut item (tickets.cuh), given its slot.
+  template <typename Announce>
+  __device__ __forceinline__ void end_span(const Announce& announce_cut) {
+    write_task();
+    if (!tiles.span.whole_item() && Loader::in_task_warp()) announce_cut(span_slot.slot);
+    span_slot.advance(ring.num_stages);
+    tiles.next_span();
+    find_item();
   }
 
   // The tiles of the current span that are left, and then all else. `promised`: the queries of the first span are
   // loaded by others.
   template <bool kPagedCache>
   __device__ __forceinline__ void load_span(bool promised) {
-    bool first = tiles.first;  // which is of no use from here to the end of the span
-    if (first) begin_span();
-    for (bool last = false; !last; first = false) {
+    if (tiles.first) begin_span();
+    for (bool last = false; !last; tiles.advance()) {
       last = tiles.last();
       loader.template locate<kPagedCache>(tiles.ahead + tiles.token, tiles.visible());
       // The first round finds the stages empty: the phase before the first counts as complete.
       ptx::mbarrier_wait(&ring.smem.empty[stage.slot], stage.parity ^ 1);
       wait_for_landing();
       loader.template load<kPagedCache>(stage.slot, tiles.visible());
-      if (first && !(promised && begun == 1)) {
+      if (tiles.first && !(promised && begun == 1)) {
         query_slot.wait(ring.smem.empty, begun - 1, ring.num_stages);
         Loader::load_query(params, ring, item.rows, query_slot.of(span_slot));
       }
-      write_note(first, last);
+      write_note(last);
       loader.finish(stage.slot);
       pass_tile(last);
-      tiles.token += Traits::kTileTokens;
     }
-    write_task();
-    if (!tiles.span.whole_item() && Loader::in_task_warp()) {
-      announce_cut_span<Traits>(params, ring.smem, span_slot.slot);
-    }
-    span_slot.advance(ring.num_stages);
-    tiles.next_span();
-    find_item();
+    end_span([&](int slot) { announce_cut_span<Traits>(params, ring.smem, slot); });
   }
 
  private:
+  __device__ __forceinline__ void find_item() {
+    if (!tiles.done()) item = SpanItem::of<Traits>(params, tiles.span);
+  }
+  __device__ __forceinline__ void write_task() {
+    if (!Loader::writes_tasks()) return;
+    const auto task = task_of<Traits>(params, ring.smem.pieces[span_slot.slot], cuts, tiles, item.rows);
+    ring.smem.tasks[span_slot.slot] = task;
+    if (task.whole_item) ptx::mbarrier_arrive(&ring.smem.task_there[span_slot.slot]);
+  }
   // Until another tile may be under way, which it counts. No more than there are stages: further back, a stage's
   // barrier may be a whole round on, and its parity the same.
   __device__ __forceinline__ void wait_for_landing() {
-    const int32_t most = min(Traits::kMostInFlight, ring.num_stages);
+    const int32_t most = min(params.tiles_in_flight, ring.num_stages);
     for (; in_flight >= most; --in_flight) {
       ptx::mbarrier_wait(&ring.smem.full[landing.slot], landing.parity);
       landing.advance(ring.num_stages);

@@ -20,10 +20,10 @@ struct TileCursor {
   // Tokens of the sequence from the next tile on.
   __device__ __forceinline__ int32_t visible() const { return span.tokens - token; }
   __device__ __forceinline__ bool last() const { return token + Traits::kTileTokens >= end; }
-  __device__ __forceinline__ void next() {
-    first = last();
+  // To the next tile, if there is one in the span.
+  __device__ __forceinline__ void advance() {
+    first = false;
     token += Traits::kTileTokens;
-    if (first) next_span();
   }
   __device__ __forceinline__ void next_span() {
     spans.next();

@@ -167,10 +167,27 @@ constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers, int32_t
   return 1;
 }
 
+// CUDA: bytes of K and V that a worker has asked for and that are still on their way, at most. More only wait in the
+// memory system, and the members of a team, which read neighbouring heads, get further apart (docs/tuning.md).
+constexpr int64_t kBytesInFlight = 64 * 1024;
+constexpr int32_t kLineBytes = 128;  // of L2
+// Rounded to whole tiles. A row that begins or ends inside a line brings the rest of that too, so that its tile counts
+// as one of rows that are as long as the kernel's.
+constexpr int32_t cuda_tiles_in_flight(const Shape& shape, int32_t heads) {
+  const int64_t k_bytes = int64_t{shape.itemsize} * shape.head_dim,
+                v_bytes = int64_t{shape.itemsize} * shape.v_head_dim;
+  const bool whole_lines = k_bytes % kLineBytes == 0 && v_bytes % kLineBytes == 0;
+  const int64_t of_kernel = int64_t{2} * shape.itemsize * cuda_head_dim(shape.widest());
+  const int64_t tile_bytes = (whole_lines ? k_bytes + v_bytes : of_kernel) * heads * shape.cuda_tile(heads);
+  const int64_t tiles = (kBytesInFlight + tile_bytes / 2) / tile_bytes;
+  return tiles > 1 ? static_cast<int32_t>(tiles) : 1;
+}
+
 struct Tiling {
   int32_t heads;  // of an item
   RowBlocks rows;
   int32_t tile_tokens;
+  int32_t tiles_in_flight;
   int32_t item_cost;
   int32_t team_size;
   int32_t partial_columns;  // of O
@@ -181,10 +198,11 @@ constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
   const int64_t items = int64_t{shape.num_kv_heads} / heads * rows.row_blocks;
   const int32_t team_size =
       cuda_team_size(items, workers, cuda_most_in_team(heads, int64_t{shape.itemsize} * shape.head_dim));
-  return {heads, rows, shape.cuda_tile(heads), kCudaItemCost, team_size, cuda_head_dim(shape.widest())};
+  return {heads,         rows,      shape.cuda_tile(heads),       cuda_tiles_in_flight(shape, heads),
+          kCudaItemCost, team_size, cuda_head_dim(shape.widest())};
 }
 constexpr Tiling cpu_tiling(const Shape& shape) {
-  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, kCpuItemCost, 1, shape.v_head_dim};
+  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, 1, kCpuItemCost, 1, shape.v_head_dim};
 }
 
 inline Shape shape_of(const DecodeParams& p) {
@@ -198,6 +216,7 @@ inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
   p.row_blocks = tiling.rows.row_blocks;
   p.block_rows = tiling.rows.block_rows;
   p.tile_tokens = tiling.tile_tokens;
+  p.tiles_in_flight = tiling.tiles_in_flight;
   p.item_cost = tiling.item_cost;
   p.team_size = tiling.team_size;
   p.teams = workers / tiling.team_size;

@@ -59,8 +59,6 @@ struct WgmmaTraits {
   // the next (tile_ring.cuh).
   static constexpr int kFixedQueryBytes = 2 * kQueryElements * int(sizeof(Element));
   using SharedMemory = RingMemory;
-
-  static constexpr int kMostInFlight = 3 * 128 / kHeadDim;  // of as many bytes as in PortableTraits
 };
 
 }  // namespace leanattn

@@ -83,6 +83,28 @@ def test_tiles_are_those_of_the_wider_of_k_and_v(dims: tuple[int, int], of_kerne
 
 
 @pytest.mark.parametrize(
+    ("changes", "tiles"),
+    [
+        *(({"head_dim": head_dim}, 2) for head_dim in (64, 128, 256, 512)),  # 32 KB each
+        ({"head_dim": 192}, 3),  # of 24 KB
+        ({"head_dim": 384}, 3),
+        ({"head_dim": 192, "v_head_dim": 128}, 3),  # of 20 KB
+        *(({"head_dim": head_dim}, 2) for head_dim in (32, 80, 96)),  # rows that begin inside a line
+        ({"itemsize": 1}, 2),
+        ({"itemsize": 1, "head_dim": 192}, 2),
+        ({"itemsize": 1, "head_dim": 256, "v_head_dim": 128}, 3),
+        ({"batch": 66, "num_kv_heads": 16}, 2),  # items of four heads
+        ({"packed_rows": 128}, 2),
+        ({"packed_rows": 128, "head_dim": 64}, 4),  # of 16 KB
+        ({"head_dim": 2**29}, 1),  # as large as none is
+    ],
+)
+def test_tiles_in_flight_are_64_kb(changes: dict[str, int], tiles: int) -> None:
+    assert tiling_of("cuda", **changes).tiles_in_flight == tiles
+    assert tiling_of("cpu", **changes).tiles_in_flight == 1
+
+
+@pytest.mark.parametrize(
     ("tokens", "group", "batch", "many"),
     [(32, 4, 32, False), (128, 4, 32, False), (129, 4, 32, True), (32, 17, 32, True), (5, 1, 0, True)],
 )
