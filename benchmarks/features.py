@@ -23,7 +23,7 @@ from benchmarks.shapes import Shape
 from benchmarks.tables import microseconds, number
 
 OPTIONS = ("softcap", "sinks", "alibi", "leftpad", "invariant")
-FLOAT8 = torch.float8_e4m3fn
+FLOAT8, WIDER_FLOAT8 = torch.float8_e4m3fn, torch.float8_e5m2
 # Nearly all normal numbers are less than 127 of it, and bfloat16 holds its multiples.
 INT8_SCALE = 1 / 32
 
@@ -41,6 +41,12 @@ def neutral_options(case: Case) -> dict[str, Options]:
         "leftpad": {"cache_leftpad": torch.zeros(case.shape.batch, dtype=torch.int32, device=device)},
         "invariant": {"batch_invariant": True},
     }
+
+
+def round_to_float8(case: Case) -> None:
+    """To what both dtypes hold, but for numbers below 2^-9."""
+    for tensor in case.k + case.v:
+        tensor.copy_(tensor.to(WIDER_FLOAT8).to(tensor.dtype).to(FLOAT8))
 
 
 def in_int8_steps(case: Case) -> Case:
@@ -73,12 +79,12 @@ def time_int8(bench: ShapeBench) -> float | None:
     return time(bench, calls)
 
 
-def time_with(bench: ShapeBench, options: Options, in_float8: bool = False) -> float | None:
+def time_with(bench: ShapeBench, options: Options, float8: torch.dtype | None = None) -> float | None:
     """Microseconds of a call with these options; None if it is wrong."""
     case = bench.case
     caches = (case.k, case.v)
-    if in_float8:
-        caches = ([k.to(FLOAT8) for k in case.k], [v.to(FLOAT8) for v in case.v])
+    if float8 is not None:
+        caches = ([k.to(float8) for k in case.k], [v.to(float8) for v in case.v])
         ones = torch.ones(case.shape.heads.kv, device=case.q.device)
         options = {**options, "k_scale": ones, "v_scale": ones}
     known = {name: value for name, value in options.items() if name not in ("k_scale", "v_scale")}
@@ -113,16 +119,19 @@ def measure(shape: Shape) -> Record:
     bytes_of_float8 = shape.kv_bytes(FLOAT8.itemsize)
     copies = method.copies_for(bytes_of_float8)
     case = Case.random(shape, torch.bfloat16, "cuda", copies)
-    for tensor in case.k + case.v:
-        tensor.copy_(tensor.to(FLOAT8))
+    round_to_float8(case)
     tolerance = method.TOLERANCE["bf16"]
     bench = ShapeBench(case, tolerance)
     bench.kv_bytes = bytes_of_float8  # there are as many copies for all
-    float8_us = time_with(bench, {}, in_float8=True)
+    float8_us, e5m2_us = (time_with(bench, {}, dtype) for dtype in (FLOAT8, WIDER_FLOAT8))
     record: Record = {
         "name": shape.name,
         "us": {name: time_with(bench, options) for name, options in neutral_options(case).items()},
-        "float8": {"us": float8_us, "read_limit": read_limit().time(bytes_of_float8)[0].median_us},
+        "float8": {
+            "us": float8_us,
+            "e5m2_us": e5m2_us,
+            "read_limit": read_limit().time(bytes_of_float8)[0].median_us,
+        },
     }
     if not shape.ragged:
         record |= time_window(case, tolerance)
@@ -143,14 +152,15 @@ def row(shape: Record) -> list[str]:
         *(shape["name"], microseconds(us["plain"]), *(ratio(us.get(name), us["plain"]) for name in OPTIONS)),
         *(microseconds(shape.get("alone")), ratio(shape.get("window"), shape.get("alone"))),
         *(microseconds(float8["us"]), microseconds(limit), microseconds(1.02 * limit + 2)),
-        *(ratio(us["plain"], float8["us"]), microseconds(int8_us), ratio(us["plain"], int8_us)),
+        *(ratio(us["plain"], float8["us"]), microseconds(float8.get("e5m2_us"))),
+        *(microseconds(int8_us), ratio(us["plain"], int8_us)),
     ]
 
 
 def command() -> ShapeCommand:
     columns = (
         *("shape", "plain us", *(f"x {name}" for name in OPTIONS), "half us", "x window"),
-        *("float8 us", "read limit us", "goal us", "plain / float8", "int8 us", "plain / int8"),
+        *("float8 us", "read limit us", "goal us", "plain / float8", "e5m2 us", "int8 us", "plain / int8"),
     )
     return ShapeCommand("benchmarks.features", __doc__ or "", columns, measure, row)
 

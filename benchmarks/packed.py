@@ -2,14 +2,15 @@
 
 The method is that of benchmarks.decode, back to back: cold caches, a CUDA graph, medians; plans are made
 beforehand. "apart" is the time of two calls, one of the sequences that decode, not packed, and one of the
-chunks. FlashAttention-3, where it is installed, gets the same packed queries.
+chunks. FlashAttention-3, where it is installed, gets the same packed queries over contiguous caches.
 """
 
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call
 from leanattn.reference import decode_reference
 
+PAGE_SIZE = 16
+FLOAT8 = torch.float8_e4m3fn
+
 
 @dataclass(frozen=True)
 class PackedShape:
@@ -31,6 +35,8 @@ class PackedShape:
     name: str
     heads: Heads
     sequences: tuple[tuple[int, int], ...]
+    paged: bool = False  # lengths are whole pages
+    float8: bool = False
 
     @property
     def lengths(self) -> list[int]:
@@ -53,7 +59,15 @@ def packed_shape(heads: str, name: str, *sequences: tuple[int, int]) -> PackedSh
     return PackedShape(f"{heads} {name}", HEADS[heads], sequences)
 
 
-SHAPES = (
+def in_pages(shape: PackedShape) -> PackedShape:
+    return replace(shape, name=f"{shape.name}, pages", paged=True)
+
+
+def in_float8(shape: PackedShape) -> PackedShape:
+    return replace(shape, name=f"{shape.name}, float8", float8=True)
+
+
+CONTIGUOUS = (
     packed_shape("llama8b", "B32 4k", *[(4 * K, 1)] * 32),
     packed_shape("llama8b", "B32 4k, 1 to 8 queries", *[(4 * K, 1 + i % 8) for i in range(32)]),
     packed_shape("llama8b", "B32 4k + 512 of 4k", *[(4 * K, 1)] * 32, (4 * K, 512)),
@@ -63,6 +77,10 @@ SHAPES = (
     packed_shape("70b/tp8", "B16 8k + 1024 of 8k", *[(8 * K, 1)] * 16, (8 * K, 1024)),
     packed_shape("mha32 d64", "B4 16k + 512 of 16k", *[(16 * K, 1)] * 4, (16 * K, 512)),
 )
+SHAPES = (
+    *CONTIGUOUS,
+    *(other(shape) for shape in (CONTIGUOUS[0], CONTIGUOUS[2]) for other in (in_pages, in_float8)),
+)
 
 
 def offsets_of(query_tokens: Sequence[int]) -> Tensor:
@@ -71,58 +89,74 @@ def offsets_of(query_tokens: Sequence[int]) -> Tensor:
 
 @dataclass
 class PackedCase:
-    """Tensors of some sequences, in bfloat16."""
+    """Tensors of some sequences, queries in bfloat16."""
 
     shape: PackedShape
     q: Tensor  # [query tokens, query heads, head_dim]
     lengths: Tensor  # [batch] int32
     offsets: Tensor  # [batch + 1] int32
-    k: list[Tensor]  # per copy [batch, max_tokens, kv heads, head_dim]
+    k: list[Tensor]  # per copy [batch, max_tokens, kv heads, head_dim], or of pages
     v: list[Tensor]  # as k
+    block_table: Tensor | None = None  # [batch, pages] int32
 
     @staticmethod
     def random(shape: PackedShape) -> "PackedCase":
-        heads = shape.heads
+        heads, batch, tokens = shape.heads, len(shape.sequences), max(shape.lengths)
         make = partial(torch.randn, dtype=torch.bfloat16, device="cuda")
-        cache = (len(shape.sequences), max(shape.lengths), heads.kv, heads.dim)
-        copies = method.copies_for(shape.kv_bytes(2))
+        size, table = (batch, tokens), None
+        if shape.paged:
+            pages = batch * tokens // PAGE_SIZE
+            size, table = (pages, PAGE_SIZE), torch.randperm(pages, device="cuda").int().view(batch, -1)
+        dtype = FLOAT8 if shape.float8 else torch.bfloat16
+        copies = method.copies_for(shape.kv_bytes(dtype.itemsize))
+        k, v = ([make((*size, heads.kv, heads.dim)).to(dtype) for _ in range(copies)] for _ in range(2))
         return PackedCase(
             shape,
             make(sum(shape.query_tokens), heads.query, heads.dim),
             torch.tensor(shape.lengths, dtype=torch.int32, device="cuda"),
             offsets_of(shape.query_tokens),
-            *([make(cache) for _ in range(copies)] for _ in range(2)),
+            k,
+            v,
+            table,
         )
+
+    def options(self) -> dict[str, Any]:
+        return {} if self.block_table is None else {"block_table": self.block_table}
 
     def part(self, which: slice) -> "PackedCase":
         """Only some sequences, in the same memory."""
-        shape = PackedShape(self.shape.name, self.shape.heads, self.shape.sequences[which])
+        shape = replace(self.shape, sequences=self.shape.sequences[which])
         begin, count = int(self.offsets[which][0]), sum(shape.query_tokens)
-        caches = ([cache[which] for cache in caches] for caches in (self.k, self.v))
         queries = self.q[begin : begin + count]
-        return PackedCase(shape, queries, self.lengths[which], offsets_of(shape.query_tokens), *caches)
+        of = (shape, queries, self.lengths[which], offsets_of(shape.query_tokens))
+        if self.block_table is not None:
+            return PackedCase(*of, self.k, self.v, self.block_table[which].contiguous())
+        k, v = ([cache[which] for cache in caches] for caches in (self.k, self.v))
+        return PackedCase(*of, k, v)
 
     def kv_bytes(self) -> int:
-        return self.shape.kv_bytes(self.q.element_size())
+        return self.shape.kv_bytes(self.k[0].element_size())
 
     def calls(self, decode: Callable[[Tensor, Tensor], Tensor]) -> list[Call]:
         return [partial(decode, k, v) for k, v in zip(self.k, self.v, strict=True)]
 
 
 def bind_packed(case: PackedCase) -> list[Call]:
-    plan = leanattn.plan(case.q, case.k[0], case.lengths, cu_seqlens_q=case.offsets)
-    return case.calls(
-        lambda k, v: leanattn.decode(case.q, k, v, case.lengths, cu_seqlens_q=case.offsets, plan=plan)
-    )
+    options = {**case.options(), "cu_seqlens_q": case.offsets}
+    plan = leanattn.plan(case.q, case.k[0], case.lengths, **options)
+    return case.calls(lambda k, v: leanattn.decode(case.q, k, v, case.lengths, plan=plan, **options))
 
 
 def bind_decode(case: PackedCase) -> list[Call]:
     """One query token of each sequence."""
-    plan = leanattn.plan(case.q, case.k[0], case.lengths)
-    return case.calls(lambda k, v: leanattn.decode(case.q, k, v, case.lengths, plan=plan))
+    options = case.options()
+    plan = leanattn.plan(case.q, case.k[0], case.lengths, **options)
+    return case.calls(lambda k, v: leanattn.decode(case.q, k, v, case.lengths, plan=plan, **options))
 
 
 def bind_fa3(case: PackedCase) -> list[Call]:
+    if case.shape.paged or case.shape.float8:
+        raise Missing("measured with contiguous caches of 16 bits only")
     fa3 = import_first("fa3_fwd_interface", "flash_attn_interface")
     call = partial(
         fa3.flash_attn_with_kvcache,
@@ -151,7 +185,9 @@ def time_apart(case: PackedCase, expected: Tensor) -> float | None:
 
 def measure(shape: PackedShape) -> Record:
     case = PackedCase.random(shape)
-    expected, _ = decode_reference(case.q, case.k[0], case.v[0], case.lengths, cu_seqlens_q=case.offsets)
+    caches = (case.k[0].to(case.q.dtype), case.v[0].to(case.q.dtype))
+    options = {**case.options(), "cu_seqlens_q": case.offsets}
+    expected, _ = decode_reference(case.q, *caches, case.lengths, **options)
     times = {
         "packed": time_against(expected, bind_packed(case), case.kv_bytes()),
         "apart": time_apart(case, expected),

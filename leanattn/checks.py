@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leanattn.score_options import ScoreOptions
-from leanattn.support import BATCH_INVARIANT, EIGHT_BITS, FLOAT8, refusals
+from leanattn.support import BATCH_INVARIANT, EIGHT_BITS, FLOAT8, PACKED, PAGED, refusals
 
 
 def check_fit(
@@ -134,7 +134,12 @@ def check_call(
     check_options(options, q, cache_seqlens.shape[0], packed=cu_seqlens_q is not None)
     check_scales(k_cache, k_scale, v_scale)
     check_bool("batch_invariant", batch_invariant)
-    used = options.used() + [BATCH_INVARIANT] * batch_invariant
+    others = {
+        BATCH_INVARIANT: batch_invariant,
+        PAGED: block_table is not None,
+        PACKED: cu_seqlens_q is not None,
+    }
+    used = options.used() + [name for name, is_used in others.items() if is_used]
     check_can_run(q, k_cache.dtype, v_cache.shape[-1], used)
     check_grad(q, k_cache, v_cache, out, options.sinks, options.alibi_slopes, k_scale, v_scale)
     check_scale(softmax_scale)

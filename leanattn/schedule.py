@@ -175,7 +175,7 @@ class Schedule:
 
 
 class Tiling(NamedTuple):
-    """The sizes with which a device cuts a batch."""
+    """The sizes with which a device cuts a batch, and reads it."""
 
     heads: int
     """KV heads of an item: several, which are read together, where that is faster."""
@@ -186,7 +186,7 @@ class Tiling(NamedTuple):
     tile_tokens: int
     """KV tokens of a lean tile."""
     tiles_in_flight: int
-    """Tiles that a worker has asked the memory for at a time, at most."""
+    """Tiles that a CTA keeps on their way from memory; a thread of a CPU, 1."""
     item_cost: int
     """Units of an item besides its tiles."""
     team_size: int

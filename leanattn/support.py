@@ -25,9 +25,9 @@ class Backend:
     cache_dtypes: tuple[torch.dtype, ...] = ()
 
 
-BATCH_INVARIANT = "batch_invariant"
+BATCH_INVARIANT, PAGED, PACKED = "batch_invariant", "block_table", "cu_seqlens_q"
 # Arguments of decode that a backend may lack.
-OPTIONS = (*ScoreOptions._fields, BATCH_INVARIANT)
+OPTIONS = (*ScoreOptions._fields, BATCH_INVARIANT, PAGED, PACKED)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 # Dtypes of a cache whatever the queries are.
 EIGHT_BITS = (*FLOAT8, torch.int8)
@@ -98,7 +98,7 @@ def backend_refusals(
     head_dims: Sequence[int] | None = None,
 ) -> list[Refusal]:
     """The same of a backend alone, whatever machine and build this is."""
-    backend, name = BACKENDS[device_type], names[0]
+    backend, name, options = BACKENDS[device_type], names[0], tuple(options)
     head_dims = head_dims or backend.head_dims
     dims = [head_dim] if v_head_dim is None else [head_dim, v_head_dim]
     found = []
@@ -113,7 +113,7 @@ def backend_refusals(
             message = f"{argument}: head_dim {dim}, expected one of {_listed(head_dims)} on {device_type}"
             found.append(Refusal(NotImplementedError, message))
     # Two comparisons, so that torch.compile does not make a graph for each q_len.
-    if not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
+    if PACKED not in options and not backend.q_lens[0] <= q_len <= backend.q_lens[-1]:
         message = f"{name}: q_len {q_len}, expected {backend.q_lens[0]}..{backend.q_lens[-1]}"
         found.append(Refusal(NotImplementedError, message))
     of_8_bits = f"with a cache of {cache_dtype}"
@@ -153,10 +153,10 @@ def is_supported(
         dtype: of ``q``, and of the caches unless there is a ``cache_dtype``.
         head_dim: length of a head's vectors.
         group: query heads that share a KV head; any number from 1 on.
-        q_len: query tokens of a sequence.
+        q_len: query tokens of a sequence; with ``cu_seqlens_q`` any number.
         options: names of arguments of :func:`leanattn.decode` that will be given, of ``window_size``,
-            ``softcap``, ``sinks``, ``alibi_slopes``, ``cache_leftpad``, ``tree_mask`` and
-            ``batch_invariant``.
+            ``softcap``, ``sinks``, ``alibi_slopes``, ``cache_leftpad``, ``tree_mask``,
+            ``batch_invariant``, ``block_table`` and ``cu_seqlens_q``.
         cache_dtype: of the caches.
         v_head_dim: head_dim of ``v_cache``, if it is another.
 

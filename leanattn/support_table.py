@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 
 from leanattn.info import listed
-from leanattn.support import EIGHT_BITS, OPTIONS, backend_refusals
+from leanattn.support import EIGHT_BITS, OPTIONS, PACKED, backend_refusals
 
 COLUMNS = {"CUDA": "cuda", "CPU": "cpu"}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -37,6 +37,10 @@ def markdown() -> str:
         (
             "query tokens a sequence",
             lambda device: _numbers(n for n in Q_LENS if _takes(device, q_len=n)),
+        ),
+        (
+            f"query tokens a sequence with `{PACKED}`",
+            lambda device: _any_number(n for n in Q_LENS if _takes(device, q_len=n, options=[PACKED])),
         ),
         *((f"`{name}`", _option(name)) for name in OPTIONS),
     ]
@@ -70,6 +74,12 @@ def _cache_dtypes(device: str) -> list[str]:
 
 def _option(name: str) -> Callable[[str], str]:
     return lambda device: "yes" if _takes(device, options=[name]) else "no"
+
+
+def _any_number(candidates: Iterable[int]) -> str:
+    """Of Q_LENS."""
+    found = list(candidates)
+    return "any number" if found == list(Q_LENS) else _numbers(found)
 
 
 def _numbers(candidates: Iterable[int]) -> str:

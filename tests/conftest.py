@@ -11,7 +11,8 @@ pytest.register_assert_rewrite(
     *("compiler_contract", "query_tokens_contract", "paged_cases", "paged_contract", "paged_edges_contract"),
     *("append_cases", "append_contract", "append_refusals_contract"),
     *("score_options_contract", "csr_contract", "random_calls", "float8_contract", "int8_contract"),
-    *("invariant_contract", "v_head_dim_contract"),
+    *("invariant_contract", "v_head_dim_contract", "packed_contract", "packed_cases", "tree_contract"),
+    *("int8_cases", "schedule_cases"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,16 @@ from float8_contract import in_float8
 from hypothesis import strategies as st
 from int8_cases import SCALE_LAYOUTS, in_int8
 from packed_cases import pack_queries, random_bits
-from paged_cases import make_whole_pages, paged
+from paged_cases import PAGE_LAYOUTS, make_whole_pages, paged
 from score_options_contract import poison_unseen
 from torch import Tensor
 
 from leanattn.reference import decode_reference
 from leanattn.score_options import ScoreOptions
 from leanattn.support import BACKENDS
+
+# What is drawn follows from it: the same calls in every run, others with another number.
+SEED = int(os.environ.get("LEANATTN_SEED", "0"))
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,13 @@ class Call:
     dtype: torch.dtype
     layout: str
     page_size: int  # 0: not paged
+    page_layout: str
+    wide_table: bool
     lengths: list[int]
     causal: bool
     window: tuple[int, int]
     softcap: float
+    softmax_scale: float | None
     sinks: bool
     alibi: str
     leftpad: bool
@@ -53,6 +60,7 @@ class Call:
     with_plan: bool
     batch_invariant: bool
     promise: bool
+    captured: bool  # in a CUDA graph
     workers: int
     seed: int
 
@@ -62,6 +70,14 @@ class Call:
         dims = (self.head_dim, self.v_head_dim or 0)
         there = all(dim % 16 == 0 and dim <= self.most_in_8_bits for dim in dims)
         return self.cache_dtype is not None and there
+
+    def possible(self, layout: str) -> str:
+        """That layout, or another where it would be padded by 8 elements of 8 bits."""
+        return "tokens_first" if self.in_8_bits and layout == "padded" else layout
+
+    def in_pages(self, inputs: Inputs) -> tuple[Inputs, Tensor]:
+        layout = self.possible(self.page_layout)
+        return paged(inputs, self.page_size, layout=layout, wide=self.wide_table, seed=self.seed)
 
     def rounded(self, inputs: Inputs) -> Inputs:
         """With the cache that the call is to have."""
@@ -77,13 +93,10 @@ class Call:
         q_len = None if self.packed else self.q_len
         shape: dict[str, Any] = {"device": device, "q_len": q_len, "heads": heads, "seed": self.seed}
         shape |= {"head_dim": self.head_dim, "v_head_dim": self.v_head_dim, "dtype": self.dtype}
-        layout = (
-            "tokens_first" if self.in_8_bits and self.layout == "padded" else self.layout
-        )  # by 8 elements
         if self.page_size:
             inputs = make_whole_pages(self.lengths, self.page_size, **shape)
         else:
-            inputs = make_inputs(self.lengths, layout=layout, **shape)
+            inputs = make_inputs(self.lengths, layout=self.possible(self.layout), **shape)
         random = torch.Generator().manual_seed(self.seed)
         inputs.causal = self.causal
         inputs.options = {"window_size": self.window, "softcap": self.softcap}
@@ -124,7 +137,9 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         v_head_dim=st.one_of(st.none(), st.sampled_from(dims)),
         dtype=st.sampled_from(backend.dtypes),
         layout=st.sampled_from([layout for layout in LAYOUTS if layout != "expanded"]),
-        page_size=st.sampled_from([0, 1, 16, 24]),
+        page_size=st.sampled_from([0, 0, 1, 4, 8, 16, 24, 64, 320]),
+        page_layout=st.sampled_from(PAGE_LAYOUTS),
+        wide_table=st.booleans(),
         # A few with several pieces of a batch-invariant call: the reference takes long over them.
         lengths=st.lists(
             st.one_of(*[st.integers(0, 400)] * 5, st.integers(1000, 2300)), min_size=1, max_size=5
@@ -132,6 +147,7 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         causal=st.booleans(),
         window=st.one_of(st.just((-1, -1)), windows()),
         softcap=st.sampled_from([0.0, 2.0, 30.0]),
+        softmax_scale=st.sampled_from([None, None, 0.0, 0.3, -0.05]),
         sinks=st.booleans(),
         alibi=st.sampled_from(["none", "heads", "batch"]),
         leftpad=st.booleans(),
@@ -141,6 +157,7 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         with_plan=st.booleans(),
         batch_invariant=st.booleans(),
         promise=st.booleans(),
+        captured=st.booleans() if device_type == "cuda" else st.just(False),
         workers=st.sampled_from([1, 2, 7, 40]),
         seed=st.integers(0, 3),
     )
@@ -156,7 +173,13 @@ def check_call(call: Call, device: torch.device) -> None:
     inputs = call.rounded(plain)
 
     def reference(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return decode_reference(*inputs.tensors(), causal=call.causal, dtype=dtype, **inputs.options)
+        return decode_reference(
+            *inputs.tensors(),
+            softmax_scale=call.softmax_scale,
+            causal=call.causal,
+            dtype=dtype,
+            **inputs.options,
+        )
 
     exact, exact_lse = reference(torch.float64)
     same, _ = reference(call.dtype)
@@ -168,7 +191,8 @@ def check_call(call: Call, device: torch.device) -> None:
         cu_seqlens_q = of.options.get("cu_seqlens_q")
         rest = {name: value for name, value in of.options.items() if name != "cu_seqlens_q"}
         more: dict[str, Any] = ScoreOptions(**rest).as_op_arguments()
-        more |= {"causal": call.causal, "num_workers": call.workers, "batch_invariant": call.batch_invariant}
+        more |= {"softmax_scale": call.softmax_scale, "causal": call.causal}
+        more |= {"num_workers": call.workers, "batch_invariant": call.batch_invariant}
         more["cu_seqlens_q"] = cu_seqlens_q
         if call.promise:
             more["fresh_tokens"] = call.q_len or 1
@@ -191,6 +215,12 @@ def check_call(call: Call, device: torch.device) -> None:
     decode_lse = torch.ops.leanattn.decode_lse
     got = decode_lse(*inputs.tensors(), **more, **scales)
     check(got)
+    if call.captured:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            replayed = decode_lse(*inputs.tensors(), **more, **scales)
+        graph.replay()
+        check(replayed)
     if call.batch_invariant:
         some = [call.seed % len(call.lengths)]
         alone, rows = of_sequences(call.rounded(plain), some), query_rows_of(inputs, some)
@@ -199,7 +229,7 @@ def check_call(call: Call, device: torch.device) -> None:
         assert torch.equal(got[0][rows], out)
         assert torch.equal(got[1][:, rows] if call.packed else got[1][rows], lse)
     if call.page_size:
-        pages, table = paged(plain, call.page_size, seed=call.seed)
+        pages, table = call.in_pages(plain)
         pages = call.rounded(pages)
         of_pages = decode_lse(*pages.tensors(), block_table=table, **more, **take_scales(pages))
         check(of_pages)

@@ -94,6 +94,10 @@ int32_t most_head_dim(const DecodeParams& p) {
   return is_8_bit(p.cache_dtype) ? tile_table::kMaxCudaHeadDim8Bits : tile_table::kMaxCudaHeadDim;
 }
 
+void check_kernel_dtype(DType dtype, const char* name) {
+  check_argument(dtype != DType::kFloat32, name, ": dtype Float has no CUDA kernel, expected float16 or bfloat16");
+}
+
 void check_head_dims(const DecodeParams& p) {
   for (const auto& [name, dim] : {std::pair{"q", p.head_dim}, {"v_cache", p.v_head_dim}}) {
     check_argument(dim % 8 == 0 && dim <= most_head_dim(p), name, ": head_dim ", dim, " has no CUDA kernel",
@@ -132,19 +136,21 @@ void plan_cuda(const DecodeCall& call, int32_t device) {
 }
 
 void append_cuda(const AppendParams& p, int32_t device) {
-  check_argument(p.dtype != DType::kFloat32, "k: dtype Float has no CUDA kernel, expected float16 or bfloat16");
+  check_kernel_dtype(p.dtype, "k");
   const CurrentDevice current(device);
   check_cuda(launch_append(p, device_limits(device), current_stream(device)), "launch of the append kernel");
 }
 
 void run_cuda(const DecodeCall& call, int32_t device, const RunOptions& options) {
   DecodeParams p = call.params;
+  check_kernel_dtype(p.dtype, "q");
   check_head_dims(p);
   const CurrentDevice current(device);
   const DeviceLimits& limits = device_limits(device);
   const auto blocks = pack(call.packed, p, device);
-  const DecodeKernel* kernel = find_decode_kernel(p.dtype, kernel_head_dim(p), kernel_kind(p));
-  check_argument(kernel != nullptr, "q: this dtype has no CUDA kernel, expected float16 or bfloat16");
+  const DecodeKernel* kernel = RegisteredKernel::find(p.dtype, kernel_head_dim(p), kernel_kind(p));
+  check_argument(kernel != nullptr, "q: this build has no CUDA kernel of head_dim ", kernel_head_dim(p),
+                 " for this dtype and these options, expected all of csrc/instantiations");
   set_schedule(p, limits);
   p.debug = options.debug;
   apply_fixed_splits(p, tile_table::kMaxTeams);

@@ -1,6 +1,5 @@
 #include "kernels/launch_portable.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel e4m3_bf16_d128 = portable_kernel<cutlass::bfloat16_t, 128, KernelKind::kE4M3>();
+const RegisteredKernel e4m3_bf16_d128(portable_kernel<cutlass::bfloat16_t, 128, KernelKind::kE4M3>());
 }

@@ -1,6 +1,5 @@
 #include "kernels/launch_portable.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel e4m3_f16_d256 = portable_kernel<cutlass::half_t, 256, KernelKind::kE4M3>();
+const RegisteredKernel e4m3_f16_d256(portable_kernel<cutlass::half_t, 256, KernelKind::kE4M3>());
 }

@@ -1,6 +1,5 @@
 #include "kernels/launch_portable.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel e5m2_f16_d256 = portable_kernel<cutlass::half_t, 256, KernelKind::kE5M2>();
+const RegisteredKernel e5m2_f16_d256(portable_kernel<cutlass::half_t, 256, KernelKind::kE5M2>());
 }

@@ -1,6 +1,5 @@
 #include "kernels/launch_portable.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel general_f16_d256 = portable_kernel<cutlass::half_t, 256, KernelKind::kGeneral>();
+const RegisteredKernel general_f16_d256(portable_kernel<cutlass::half_t, 256, KernelKind::kGeneral>());
 }

@@ -1,6 +1,5 @@
 #include "kernels/launch_portable.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel int8_bf16_d256 = portable_kernel<cutlass::bfloat16_t, 256, KernelKind::kInt8>();
+const RegisteredKernel int8_bf16_d256(portable_kernel<cutlass::bfloat16_t, 256, KernelKind::kInt8>());
 }

@@ -1,6 +1,5 @@
 #include "kernels/launch_portable.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel int8_f16_d256 = portable_kernel<cutlass::half_t, 256, KernelKind::kInt8>();
+const RegisteredKernel int8_f16_d256(portable_kernel<cutlass::half_t, 256, KernelKind::kInt8>());
 }

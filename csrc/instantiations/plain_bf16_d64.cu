@@ -1,6 +1,5 @@
 #include "kernels/launch_portable.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel plain_bf16_d64 = portable_kernel<cutlass::bfloat16_t, 64, KernelKind::kPlain>();
+const RegisteredKernel plain_bf16_d64(portable_kernel<cutlass::bfloat16_t, 64, KernelKind::kPlain>());
 }

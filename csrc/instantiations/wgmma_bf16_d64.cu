@@ -1,6 +1,5 @@
 #include "kernels/launch_wgmma.cuh"
-#include "manifest.h"
 
 namespace leanattn {
-constinit const DecodeKernel wgmma_bf16_d64 = wgmma_kernel<cutlass::bfloat16_t, 64>();
+const RegisteredKernel wgmma_bf16_d64(wgmma_kernel<cutlass::bfloat16_t, 64>());
 }

@@ -34,7 +34,6 @@ constexpr bool is_8_bit(KernelKind kind) {
 // Has all that kPlain and kPaged have not.
 constexpr bool is_general(KernelKind kind) { return kind == KernelKind::kGeneral || is_8_bit(kind); }
 
-// One entry of the manifest (instantiations/manifest.cu).
 struct DecodeKernel {
   DType dtype;
   int32_t head_dim;
@@ -51,7 +50,28 @@ cudaError_t launch_plan(const DecodeParams& params, cudaStream_t stream);
 // Of 16-bit elements; batch, new_tokens and num_kv_heads at least 1.
 cudaError_t launch_append(const AppendParams& params, const DeviceLimits& device, cudaStream_t stream);
 
-// The kernel of that kind for a dtype and head dim, or null.
-const DecodeKernel* find_decode_kernel(DType dtype, int32_t head_dim, KernelKind kind);
+// Every kernel that is built: each file of instantiations/ defines one of these, and is linked in, so it is found. The
+// list is made as the library is loaded, and does not change after that.
+class RegisteredKernel {
+ public:
+  explicit RegisteredKernel(const DecodeKernel& kernel) : kernel_(kernel), next_(first_) { first_ = this; }
+  RegisteredKernel(const RegisteredKernel&) = delete;
+  RegisteredKernel& operator=(const RegisteredKernel&) = delete;
+
+  // The kernel of that kind for a dtype and head dim, or null.
+  static const DecodeKernel* find(DType dtype, int32_t head_dim, KernelKind kind) {
+    for (const RegisteredKernel* at = first_; at != nullptr; at = at->next_) {
+      const DecodeKernel& kernel = at->kernel_;
+      if (kernel.dtype == dtype && kernel.head_dim == head_dim && kernel.kind == kind) return &kernel;
+    }
+    return nullptr;
+  }
+
+ private:
+  static inline constinit const RegisteredKernel* first_ = nullptr;
+
+  DecodeKernel kernel_;
+  const RegisteredKernel* next_;
+};
 
 }  // namespace leanattn

@@ -128,6 +128,7 @@ class CpAsyncLoader {
       };
       load_rows(stage, visible, in_order(k_, kPassRows * params_.k_strides.token),
                 in_order(v_, kPassRows * params_.v_strides.token));
+      // From there to this lane's first row of the next tile.
       constexpr int kOthersRows = Traits::kTileTokens - kPasses * kPassRows;
       k_ += kOthersRows * params_.k_strides.token;
       v_ += kOthersRows * params_.v_strides.token;

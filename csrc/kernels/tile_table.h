@@ -1,4 +1,4 @@
-// The sizes that the schedule needs, one place for each number. Integers only, no CUDA header:
+// The sizes that the schedule and the kernels need, one place for each number. Integers only, no CUDA header:
 // the bindings, the CPU backend and leanattn._schedule read them too.
 #pragma once
 
@@ -167,9 +167,11 @@ constexpr int32_t cuda_team_size(int64_t items_per_seq, int32_t workers, int32_t
   return 1;
 }
 
-// CUDA: bytes of K and V that a worker has asked for and that are still on their way, at most. More only wait in the
+// CUDA: bytes of K and V that a worker has asked for and that are still on their way. More only wait in the
 // memory system, and the members of a team, which read neighbouring heads, get further apart (docs/tuning.md).
-constexpr int64_t kBytesInFlight = 64 * 1024;
+constexpr int64_t kBytesInFlight = 2 * kTileBytes;
+// Of a batch-invariant call, which has more spans and so more pauses between their tiles.
+constexpr int64_t kBytesInFlightInvariant = 3 * kTileBytes;
 constexpr int32_t kLineBytes = 128;  // of L2
 // Rounded to whole tiles. A row that begins or ends inside a line brings the rest of that too, so that its tile counts
 // as one of rows that are as long as the kernel's.
@@ -179,7 +181,8 @@ constexpr int32_t cuda_tiles_in_flight(const Shape& shape, int32_t heads) {
   const bool whole_lines = k_bytes % kLineBytes == 0 && v_bytes % kLineBytes == 0;
   const int64_t of_kernel = int64_t{2} * shape.itemsize * cuda_head_dim(shape.widest());
   const int64_t tile_bytes = (whole_lines ? k_bytes + v_bytes : of_kernel) * heads * shape.cuda_tile(heads);
-  const int64_t tiles = (kBytesInFlight + tile_bytes / 2) / tile_bytes;
+  const int64_t bytes = shape.batch_invariant ? kBytesInFlightInvariant : kBytesInFlight;
+  const int64_t tiles = (bytes + tile_bytes / 2) / tile_bytes;
   return tiles > 1 ? static_cast<int32_t>(tiles) : 1;
 }
 

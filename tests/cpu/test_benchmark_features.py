@@ -22,14 +22,14 @@ def checked(calls: list[Call], kv_bytes: int, check: object) -> dict[str, float]
 
 def test_options_leave_the_result_as_it_is() -> None:
     case = Case.random(SHAPE, torch.bfloat16, "cpu", copies=2)
-    for tensor in case.k + case.v:
-        tensor.copy_(tensor.to(features.FLOAT8))
+    features.round_to_float8(case)
     bench = ShapeBench(case, method.TOLERANCE["bf16"], checked)
     options = features.neutral_options(case)
     assert tuple(options) == ("plain", *features.OPTIONS)
     for given in options.values():
         assert features.time_with(bench, given) is not None
-    assert features.time_with(bench, {}, in_float8=True) is not None
+    for float8 in (features.FLOAT8, features.WIDER_FLOAT8):
+        assert features.time_with(bench, {}, float8) is not None
     assert features.time_with(bench, {"softcap": 0.01}) is None, "a result that is another is no time"
 
 
@@ -72,6 +72,7 @@ def test_the_table_names_what_is_missing() -> None:
         "5.00",
         "7.10",
         "1.667",
+        "-",
         "8.00",
         "1.250",
     ]

@@ -18,6 +18,7 @@ from benchmarks import (
     packed,
     paged,
     plots,
+    query_tokens,
     report,
     sets,
     totals,
@@ -243,6 +244,7 @@ COMMANDS = {
     "benchmarks.packed": packed.command().parser,
     "benchmarks.features": features.command().parser,
     "benchmarks.head_dims": head_dims.command().parser,
+    "benchmarks.query_tokens": query_tokens.command().parser,
     "benchmarks.append": append.command().parser,
     "benchmarks.host_overhead": argparse.ArgumentParser,  # takes no arguments
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
-from random_calls import Call, calls, check_call
+from hypothesis import given, seed, settings
+from random_calls import SEED, Call, calls, check_call
 from score_options_contract import ScoreOptionsContract
 
 
@@ -12,6 +12,7 @@ class TestScoreOptions(ScoreOptionsContract):
     pass
 
 
+@seed(SEED)
 @settings(max_examples=300, deadline=None)
 @given(call=calls("cpu"))
 def test_any_combination(call: Call) -> None:

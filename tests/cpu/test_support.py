@@ -76,7 +76,7 @@ def test_the_table_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("option", support.OPTIONS)
 def test_the_table_says_what_is_supported(option: str) -> None:
-    row = next(line for line in support_table.markdown().splitlines() if f"`{option}`" in line)
+    row = next(line for line in support_table.markdown().splitlines() if line.startswith(f"| `{option}` |"))
     _, _, of_cuda, of_cpu, _ = (cell.strip() for cell in row.split("|"))
     for said, device in ((of_cuda, "cuda"), (of_cpu, "cpu")):
         _, reasons = leanattn.is_supported(device, torch.bfloat16, 64, options=[option])

@@ -97,9 +97,11 @@ def test_tiles_are_those_of_the_wider_of_k_and_v(dims: tuple[int, int], of_kerne
         ({"packed_rows": 128}, 2),
         ({"packed_rows": 128, "head_dim": 64}, 4),  # of 16 KB
         ({"head_dim": 2**29}, 1),  # as large as none is
+        ({"batch_invariant": True}, 3),
+        ({"batch_invariant": True, "head_dim": 192, "v_head_dim": 128}, 5),
     ],
 )
-def test_tiles_in_flight_are_64_kb(changes: dict[str, int], tiles: int) -> None:
+def test_tiles_in_flight_by_their_bytes(changes: dict[str, int], tiles: int) -> None:
     assert tiling_of("cuda", **changes).tiles_in_flight == tiles
     assert tiling_of("cpu", **changes).tiles_in_flight == 1
 

@@ -17,7 +17,7 @@ from leanattn.support import EIGHT_BITS, FLOAT8
 
 pytestmark = pytest.mark.gpu
 
-HEAD_DIMS = (8, 16, 24, 40, 56, 72, 80, 96, 112, 120, 136, 160, 192, 248, 256, 264, 320, 384, 512)
+HEAD_DIMS = (*range(8, 257, 8), 264, 320, 384, 512)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

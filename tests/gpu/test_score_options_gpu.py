@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from decode_cases import check_against_reference, make_inputs
-from hypothesis import HealthCheck, given, settings
-from random_calls import Call, calls, check_call
+from hypothesis import HealthCheck, given, seed, settings
+from random_calls import SEED, Call, calls, check_call
 from score_options_contract import ScoreOptionsContract
 
 import leanattn
@@ -18,6 +18,7 @@ class TestScoreOptions(ScoreOptionsContract):
     pass
 
 
+@seed(SEED)
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(call=calls("cuda"))
 def test_any_combination(gpu: torch.device, call: Call) -> None:
@@ -38,9 +39,9 @@ def test_captured_and_replayed_with_other_values(gpu: torch.device) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out, lse = leanattn.decode(*inputs.tensors(), return_lse=True, **inputs.options)
-    for seed, lengths in enumerate(((700, 40, 129), (1, 0, 64), (333, 17, 3))):
+    for step, lengths in enumerate(((700, 40, 129), (1, 0, 64), (333, 17, 3))):
         inputs.cache_seqlens.copy_(torch.tensor(lengths))
-        pads.copy_(torch.tensor((seed, 17 * seed, 0)))
+        pads.copy_(torch.tensor((step, 17 * step, 0)))
         for name in ("sinks", "alibi_slopes"):
             inputs.options[name].uniform_(0, 1)
         graph.replay()

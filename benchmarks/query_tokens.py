@@ -1,0 +1,104 @@
+"""Times several query tokens a sequence beside one: `python -m benchmarks.query_tokens`.
+
+The method is that of benchmarks.decode, back to back: cold caches, a CUDA graph, medians; plans are made
+beforehand. "tree" is a mask of the new tokens that hides what a causal one hides; "packed" the same queries
+with `cu_seqlens_q`.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+import leanattn
+from benchmarks import method
+from benchmarks.case import Case
+from benchmarks.measure import ShapeBench
+from benchmarks.ours import bind_leanattn, calls_with_out
+from benchmarks.shape_command import Record, ShapeCommand, time, time_against
+from benchmarks.shapes import K, Shape, speculative, uniform
+from benchmarks.tables import microseconds, number
+from benchmarks.timing import Call
+
+Q_LENS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+TREE_OF = 8
+PACKED = (8, 16)
+
+SHAPES = tuple(
+    uniform("query tokens", heads, batch, tokens)
+    for heads, batch, tokens in (
+        *(("llama8b", 1, 16 * K), ("llama8b", 4, 16 * K), ("llama8b", 32, 4 * K)),
+        *(("70b/tp8", 16, 8 * K), ("mha32", 1, 64 * K)),
+    )
+)
+
+
+def with_queries(case: Case, q_len: int) -> Case:
+    """The same caches under other queries."""
+    shape = speculative(case.shape, q_len)
+    return replace(case, shape=shape, q=torch.randn(shape.q_shape, dtype=case.q.dtype, device=case.q.device))
+
+
+def causal_tree(batch: int, q_len: int, device: torch.device) -> Tensor:
+    """[batch, q_len, 1] int32: bit j of query token i is j <= i."""
+    seen = 2 ** torch.arange(1, q_len + 1, device=device) - 1
+    return seen.int().expand(batch, -1)[..., None].contiguous()
+
+
+def bind_tree(case: Case) -> list[Call]:
+    tree = causal_tree(case.shape.batch, case.shape.q_len, case.q.device)
+    plan = leanattn.plan(case.q, case.k[0], case.seqlens, tree_mask=tree)
+
+    def decode(k: Tensor, v: Tensor, out: Tensor) -> None:
+        torch.ops.leanattn.decode_out(case.q, k, v, case.seqlens, out, tree_mask=tree, plan=plan)
+
+    return calls_with_out(case, decode)
+
+
+def bind_packed(case: Case) -> list[Call]:
+    """Outputs are [batch x q_len, query heads, head_dim]."""
+    q, tokens = case.q.flatten(0, 1), case.shape.q_len
+    offsets = torch.arange(case.shape.batch + 1, dtype=torch.int32, device=q.device) * tokens
+    plan = leanattn.plan(q, case.k[0], case.seqlens, cu_seqlens_q=offsets)
+
+    def decode(k: Tensor, v: Tensor, out: Tensor) -> None:
+        options = {"cu_seqlens_q": offsets, "plan": plan}
+        torch.ops.leanattn.decode_out(q, k, v, case.seqlens, out, **options)
+
+    return calls_with_out(replace(case, q=q), decode)
+
+
+def measure(shape: Shape) -> Record:
+    case = Case.random(shape, torch.bfloat16, "cuda")
+    us: Record = {}
+    for q_len in Q_LENS:
+        of = with_queries(case, q_len)
+        bench = ShapeBench(of, method.TOLERANCE["bf16"])
+        us[f"q{q_len}"] = time(bench, bind_leanattn(of, planned=True))
+        if q_len == TREE_OF:
+            us["tree"] = time(bench, bind_tree(of))
+        if q_len in PACKED:
+            expected = bench.expected.flatten(0, 1)
+            us[f"packed q{q_len}"] = time_against(expected, bind_packed(of), bench.kv_bytes)
+    return {"name": shape.name, "us": us}
+
+
+def row(shape: Record) -> list[str]:
+    us = shape["us"]
+
+    def times_q1(name: str) -> str:
+        return number(us[name] / us["q1"] if us[name] and us["q1"] else None, 3)
+
+    return [shape["name"], microseconds(us["q1"]), *(times_q1(name) for name in COLUMNS)]
+
+
+COLUMNS = (*(f"q{q_len}" for q_len in Q_LENS[1:]), "tree", *(f"packed q{q_len}" for q_len in PACKED))
+
+
+def command() -> ShapeCommand:
+    columns = ("shape", "q1 us", *(f"x {name}" for name in COLUMNS))
+    return ShapeCommand("benchmarks.query_tokens", __doc__ or "", columns, measure, row, SHAPES)
+
+
+if __name__ == "__main__":
+    command().run()
