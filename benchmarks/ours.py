@@ -90,7 +90,7 @@ def workspace_floats(case: Case, splits: int) -> int:
 
 def tiling_of(case: Case) -> tuple[Any, Any, int]:
     """leanattn.schedule, its tiling of the case, and the items of the batch."""
-    schedule = import_first("leanattn.schedule")
+    schedule, support = import_first("leanattn.schedule"), import_first("leanattn.support")
     heads = case.shape.heads
     sizes = schedule.tiling(
         case.q.device.type,
@@ -100,6 +100,7 @@ def tiling_of(case: Case) -> tuple[Any, Any, int]:
         rows=query_rows(case),
         head_dim=heads.dim,
         workers=sms_of(case),
+        wgmma=support.has_wgmma(case.q.device),
     )
     return schedule, sizes, case.shape.batch * (heads.kv // sizes.heads) * sizes.row_blocks
 

@@ -20,6 +20,7 @@ from leanattn.checks import (
     q_len_of,
 )
 from leanattn.score_options import NO_WINDOW, ScoreOptions
+from leanattn.support import has_wgmma
 
 if TYPE_CHECKING:
     from leanattn.schedule import Schedule
@@ -192,6 +193,7 @@ def plan_schedule(
         itemsize=itemsize,
         score_options=score_options,
         batch_invariant=batch_invariant,
+        wgmma=has_wgmma(device),
     )
     return schedule.Schedule(
         seqlens=tuple(cache_seqlens),

@@ -209,6 +209,7 @@ def tiling(
     score_options: bool = False,
     packed_rows: int = 0,
     batch_invariant: bool = False,
+    wgmma: bool = False,
 ) -> Tiling:
     """What a call of these shapes does on a device of type ``"cpu"`` or ``"cuda"``.
 
@@ -224,11 +225,12 @@ def tiling(
         packed_rows: what :func:`packed_rows` says if it has ``cu_seqlens_q``. Then batch is the number of
             blocks of queries, and rows are those of :func:`block_tokens` query tokens.
         batch_invariant: as in the call; batch and max_tokens then change nothing.
+        wgmma: what :func:`leanattn.support.has_wgmma` says of a GPU.
     """
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim, v_head_dim or head_dim)
     return Tiling(
         *_schedule.tiling(
-            device_type, *shape, workers, paged, itemsize, score_options, packed_rows, batch_invariant
+            device_type, *shape, workers, paged, itemsize, score_options, packed_rows, batch_invariant, wgmma
         )
     )
 

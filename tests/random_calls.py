@@ -31,6 +31,9 @@ from leanattn.support import BACKENDS
 # What is drawn follows from it: the same calls in every run, others with another number.
 SEED = int(os.environ.get("LEANATTN_SEED", "0"))
 
+# More than kLeastBytesWgmma of csrc/kernels/tile_table.h.
+ROOMY_BYTES = 34_000_000
+
 
 @dataclass(frozen=True)
 class Call:
@@ -46,6 +49,7 @@ class Call:
     page_size: int  # 0: not paged
     page_layout: str
     wide_table: bool
+    roomy: bool  # the cache could hold so much that many query rows go to wgmma, where there is that
     lengths: list[int]
     causal: bool
     window: tuple[int, int]
@@ -71,6 +75,11 @@ class Call:
         there = all(dim % 16 == 0 and dim <= self.most_in_8_bits for dim in dims)
         return self.cache_dtype is not None and there
 
+    def token_bytes(self) -> int:
+        """Of K and V of all sequences."""
+        dims = self.head_dim + (self.v_head_dim or self.head_dim)
+        return len(self.lengths) * self.num_kv_heads * dims * self.dtype.itemsize
+
     def possible(self, layout: str) -> str:
         """That layout, or another where it would be padded by 8 elements of 8 bits."""
         return "tokens_first" if self.in_8_bits and layout == "padded" else layout
@@ -93,10 +102,12 @@ class Call:
         q_len = None if self.packed else self.q_len
         shape: dict[str, Any] = {"device": device, "q_len": q_len, "heads": heads, "seed": self.seed}
         shape |= {"head_dim": self.head_dim, "v_head_dim": self.v_head_dim, "dtype": self.dtype}
+        room = max(*self.lengths, 1, ROOMY_BYTES // self.token_bytes()) if self.roomy else None
         if self.page_size:
-            inputs = make_whole_pages(self.lengths, self.page_size, **shape)
+            inputs = make_whole_pages(self.lengths, self.page_size, tokens=room or 0, **shape)
         else:
-            inputs = make_inputs(self.lengths, layout=self.possible(self.layout), **shape)
+            layout = self.possible(self.layout)
+            inputs = make_inputs(self.lengths, layout=layout, max_tokens=room, **shape)
         random = torch.Generator().manual_seed(self.seed)
         inputs.causal = self.causal
         inputs.options = {"window_size": self.window, "softcap": self.softcap}
@@ -140,6 +151,7 @@ def calls(device_type: str) -> st.SearchStrategy[Call]:
         page_size=st.sampled_from([0, 0, 1, 4, 8, 16, 24, 64, 320]),
         page_layout=st.sampled_from(PAGE_LAYOUTS),
         wide_table=st.booleans(),
+        roomy=st.booleans() if device_type == "cuda" else st.just(False),
         # A few with several pieces of a batch-invariant call: the reference takes long over them.
         lengths=st.lists(
             st.one_of(*[st.integers(0, 400)] * 5, st.integers(1000, 2300)), min_size=1, max_size=5

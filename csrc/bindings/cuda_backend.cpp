@@ -83,7 +83,7 @@ class CurrentDevice {
 
 void set_schedule(DecodeParams& p, const DeviceLimits& limits) {
   const int32_t workers = p.workers > 0 ? p.workers : std::min(limits.sm_count, tile_table::kMaxWorkers);
-  apply(tile_table::cuda_tiling(tile_table::shape_of(p), workers), workers, p);
+  apply(tile_table::cuda_tiling(tile_table::shape_of(p), workers, limits.wgmma), workers, p);
 }
 
 int32_t kernel_head_dim(const DecodeParams& p) {
@@ -148,10 +148,10 @@ void run_cuda(const DecodeCall& call, int32_t device, const RunOptions& options)
   const CurrentDevice current(device);
   const DeviceLimits& limits = device_limits(device);
   const auto blocks = pack(call.packed, p, device);
+  set_schedule(p, limits);
   const DecodeKernel* kernel = RegisteredKernel::find(p.dtype, kernel_head_dim(p), kernel_kind(p));
   check_argument(kernel != nullptr, "q: this build has no CUDA kernel of head_dim ", kernel_head_dim(p),
                  " for this dtype and these options, expected all of csrc/instantiations");
-  set_schedule(p, limits);
   p.debug = options.debug;
   apply_fixed_splits(p, tile_table::kMaxTeams);
   check_line_fits(p);

@@ -188,7 +188,7 @@ bool is_cuda(const std::string& device_type) {
 std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(
     const std::string& device_type, int32_t batch, int32_t max_tokens, int32_t num_kv_heads, int32_t rows,
     int32_t head_dim, int32_t v_head_dim, int32_t workers, bool paged, int32_t itemsize, bool score_options,
-    int32_t packed_rows, bool batch_invariant) {
+    int32_t packed_rows, bool batch_invariant, bool wgmma) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
@@ -197,7 +197,7 @@ std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling
   check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
   const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,        head_dim,       v_head_dim,
                                 paged, itemsize,   score_options, packed_rows, batch_invariant};
-  const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers) : tile_table::cpu_tiling(shape);
+  const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers, wgmma) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.tiles_in_flight, t.item_cost, t.team_size};
 }
 
@@ -256,7 +256,7 @@ PYBIND11_MODULE(_schedule, m) {
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
         py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("v_head_dim"), py::arg("workers"),
         py::arg("paged"), py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"),
-        py::arg("batch_invariant"));
+        py::arg("batch_invariant"), py::arg("wgmma"));
   m.def("packed_rows", &leanattn::checked_packed_rows, py::arg("device_type"), py::arg("wgmma"), py::arg("head_dim"),
         py::arg("itemsize"));
   m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("group"), py::arg("packed_rows"));

@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       // Nothing is written before the kernel ahead in the stream has finished.
       ptx::grid_dependency_wait();
       ptx::grid_launch_dependents();
-      if (!Traits::kPackedOnly && params.promised()) load_first_query<Traits>(params, ring);
+      if (!Traits::kWgmma && params.promised()) load_first_query<Traits>(params, ring);
       write_empty_outputs<Traits>(params, worker_here(params));
       consume_tiles<Traits>(params, ring);
     }

@@ -26,7 +26,7 @@ enum class KernelKind : int32_t {
   kE4M3,     // the same, of float8, up to a head_dim of 256
   kE5M2,
   kInt8,   // the same, of int8
-  kWgmma,  // as kGeneral, for packed queries, up to a head_dim of 128; not on every GPU
+  kWgmma,  // as kGeneral, for many query rows, up to a head_dim of 128; not on every GPU
 };
 constexpr bool is_8_bit(KernelKind kind) {
   return kind == KernelKind::kE4M3 || kind == KernelKind::kE5M2 || kind == KernelKind::kInt8;

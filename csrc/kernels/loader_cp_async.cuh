@@ -1,5 +1,5 @@
 // Brings tiles by cp.async, sm_80 and up. There is a producer warp for each warp that computes, and it loads that
-// one's tokens; all of them share the loading of the queries. Where all that compute take every token (packed queries),
+// one's tokens; all of them share the loading of the queries. Where all that compute take every token (wgmma),
 // the loader warps take rows by turns.
 //
 // In a paged cache the tokens of a tile lie in as many places as pages: each lane looks up the page of one of its
@@ -30,8 +30,8 @@ class CpAsyncLoader {
   // Rows of the tile from pass to pass. Where all warps bring a tile for all that compute, they take their rows by
   // turns: so a lane's rows have one place in the swizzle of eight, and the passes' offsets are constants of the
   // instructions.
-  static constexpr int kPassRows = (Traits::kPackedOnly ? Traits::kLoaderWarps : 1) * kRowsPerPass;
-  static_assert(!Traits::kPackedOnly || kPassRows % 8 == 0);
+  static constexpr int kPassRows = (Traits::kWgmma ? Traits::kLoaderWarps : 1) * kRowsPerPass;
+  static_assert(!Traits::kWgmma || kPassRows % 8 == 0);
   // In a paged cache, the addresses of a tile are worked out while there is no stage for it yet: up to 1.3 times as
   // fast as when the free stage waits for them (docs/tuning.md). They are 32 registers, which 32 query rows do not
   // leave.
@@ -148,7 +148,7 @@ class CpAsyncLoader {
   // Called by the 128 producer threads, or by as many others. Rows that the item does not have become zero.
   __device__ __forceinline__ static void load_query(const DecodeParams& params, const TileRing<Traits>& ring,
                                                     const ItemRows& item, int slot) {
-    if constexpr (Traits::kPackedOnly) return load_block_query(params, ring, item, slot);
+    if constexpr (Traits::kWgmma) return load_block_query(params, ring, item, slot);
     const auto* q = static_cast<const Element*>(params.q);
     const typename Traits::QueryLayout layout;
     constexpr int kRowChunks = Traits::kHeadDim / kChunk;
@@ -174,7 +174,7 @@ class CpAsyncLoader {
     return Traits::first_token_of_warp(producer_warp()) + first_row();
   }
   __device__ __forceinline__ static int first_row() {
-    return producer_warp() % Traits::kColumnWarps * (Traits::kPackedOnly ? kRowsPerPass : kTokens);
+    return producer_warp() % Traits::kColumnWarps * (Traits::kWgmma ? kRowsPerPass : kTokens);
   }
   __device__ __forceinline__ static int row_of_lane() { return int(threadIdx.x) % 32 / kLanesPerRow; }
   // Is there one, of `head_dim`?

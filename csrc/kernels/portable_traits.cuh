@@ -22,7 +22,7 @@ struct PortableTraits : TileTraits<Element, kHeadDim, kRows, kHeads, CachedOf<El
   static constexpr bool kPaged = kKind != KernelKind::kPlain;
   static constexpr bool kGeneral = is_general(kKind);
   static constexpr bool kFixedPieces = kGeneral;  // of batch-invariant calls
-  static constexpr bool kNeedsSm90a = false, kPackedOnly = false;
+  static constexpr bool kNeedsSm90a = false, kWgmma = false;
   static constexpr int kThreads = Base::kComputeThreads + Loader::kProducerThreads;
 
   // What any GPU from sm_80 on gives a CTA (sm_86, sm_89, sm_120) must do.

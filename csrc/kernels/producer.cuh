@@ -18,7 +18,7 @@ constexpr int kRingBarrier = 0;
 template <typename Traits>
 __device__ __forceinline__ void produce_tiles(const DecodeParams& params, const TileRing<Traits>& ring) {
   using Loader = typename Traits::Loader;
-  const bool promised = !Traits::kPackedOnly && params.promised();
+  const bool promised = !Traits::kWgmma && params.promised();
   if (!promised) ptx::grid_dependency_wait();
   const auto share = worker_share<Traits>(params, team_here());
   Producer<Traits> producer(params, ring, share);

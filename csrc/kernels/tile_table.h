@@ -13,8 +13,7 @@ constexpr int32_t kMaxBlockRows = 32;
 constexpr int32_t kMostRowsGeneral = 16;
 // ... and with a head_dim above 128 no more than a group of eight.
 constexpr int32_t kMostRowsWide = 8;
-// Packed queries where there is wgmma, which takes 64 rows of a warpgroup: one computes its scores while the other
-// multiplies.
+// Where there is wgmma, which takes 64 rows of a warpgroup: one computes its scores while the other multiplies.
 constexpr int32_t kRowsWgmma = 128;
 // ... and the tokens of a tile there: more scores than 64 x 64 of a warpgroup do not fit into its registers.
 constexpr int32_t kTokensWgmma = 64;
@@ -65,7 +64,7 @@ struct Shape {
   bool paged;
   int32_t itemsize;  // bytes of an element of the cache
   bool score_options;
-  int32_t packed_rows;  // of packed queries, packed_rows(); 0: they are not packed
+  int32_t packed_rows;  // of packed queries, packed_rows(); of others, kRowsWgmma or 0
   bool batch_invariant;
 
   // Kernels have one head_dim, for K and V.
@@ -186,8 +185,23 @@ constexpr int32_t cuda_tiles_in_flight(const Shape& shape, int32_t heads) {
   return tiles > 1 ? static_cast<int32_t>(tiles) : 1;
 }
 
+// CUDA: whether queries that are not packed go to the kernel with wgmma, if there is one. Where their rows are too many
+// for one item of the others, each of whose items reads K and V again: of 268 MB, 16 tokens of llama8b take 108 us in
+// two items and 75 in one. But every piece of an item leaves a partial of all these rows. Merging them costs more than
+// it saves if many workers share an item, or read little: 16 tokens of 8k of 70b/tp8, alone, take 12 us and would take
+// 52 (docs/tuning.md).
+constexpr int32_t kMostWorkersAnItem = 9;
+constexpr double kLeastBytesWgmma = 30e6;
+constexpr bool takes_wgmma(const Shape& shape, int32_t workers) {
+  const bool can = shape.packed_rows == 0 && shape.itemsize == 2 && !shape.wide() && !shape.batch_invariant;
+  const bool few_rows = shape.rows <= (shape.general() ? kMostRowsGeneral : kMaxBlockRows);
+  const bool few_items = int64_t{kMostWorkersAnItem} * shape.batch * shape.num_kv_heads < workers;
+  return can && !few_rows && !few_items && cuda_bytes(shape) >= kLeastBytesWgmma;
+}
+
 struct Tiling {
-  int32_t heads;  // of an item
+  int32_t packed_rows;  // Shape::packed_rows
+  int32_t heads;        // of an item
   RowBlocks rows;
   int32_t tile_tokens;
   int32_t tiles_in_flight;
@@ -195,17 +209,26 @@ struct Tiling {
   int32_t team_size;
   int32_t partial_columns;  // of O
 };
-constexpr Tiling cuda_tiling(const Shape& shape, int32_t workers) {
+// `wgmma`: there is, in the GPU and in the build.
+constexpr Tiling cuda_tiling(Shape shape, int32_t workers, bool wgmma) {
+  if (wgmma && takes_wgmma(shape, workers)) shape.packed_rows = kRowsWgmma;
   const int32_t heads = cuda_heads(shape, workers);
   const auto rows = RowBlocks::of(shape.rows, cuda_block_rows(shape));
   const int64_t items = int64_t{shape.num_kv_heads} / heads * rows.row_blocks;
   const int32_t team_size =
       cuda_team_size(items, workers, cuda_most_in_team(heads, int64_t{shape.itemsize} * shape.head_dim));
-  return {heads,         rows,      shape.cuda_tile(heads),       cuda_tiles_in_flight(shape, heads),
-          kCudaItemCost, team_size, cuda_head_dim(shape.widest())};
+  return {shape.packed_rows,
+          heads,
+          rows,
+          shape.cuda_tile(heads),
+          cuda_tiles_in_flight(shape, heads),
+          kCudaItemCost,
+          team_size,
+          cuda_head_dim(shape.widest())};
 }
 constexpr Tiling cpu_tiling(const Shape& shape) {
-  return {1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, 1, kCpuItemCost, 1, shape.v_head_dim};
+  return {shape.packed_rows, 1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, 1, kCpuItemCost, 1,
+          shape.v_head_dim};
 }
 
 inline Shape shape_of(const DecodeParams& p) {
@@ -215,6 +238,7 @@ inline Shape shape_of(const DecodeParams& p) {
 }
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
+  p.packed_rows = tiling.packed_rows;
   p.heads = tiling.heads;
   p.row_blocks = tiling.rows.row_blocks;
   p.block_rows = tiling.rows.block_rows;

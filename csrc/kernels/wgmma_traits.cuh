@@ -1,4 +1,4 @@
-// The decode kernel of packed queries on sm_90a.
+// The decode kernel of many query rows on sm_90a: of packed queries, and of others that tile_table.h sends to it.
 #pragma once
 
 #include "launch.h"
@@ -16,7 +16,7 @@ struct WgmmaTraits {
   static constexpr bool kTokenScales = false, kHeadScales = false;
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kRows = tile_table::kRowsWgmma, kHeads = 1;
-  static constexpr bool kPaged = true, kGeneral = true, kNeedsSm90a = true, kPackedOnly = true;
+  static constexpr bool kPaged = true, kGeneral = true, kNeedsSm90a = true, kWgmma = true;
   static constexpr bool kFixedPieces = false;  // no registers for them
 
   // Two warpgroups compute, 64 query rows each: while one works on weights, the other has the tensor cores.

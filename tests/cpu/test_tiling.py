@@ -117,6 +117,32 @@ def test_wgmma_is_for_more_rows_than_other_items_have(
 
 
 @pytest.mark.parametrize(
+    ("changes", "rows_of_item"),
+    [
+        ({"rows": 33}, 33),
+        ({"rows": 128}, 128),
+        ({"rows": 160}, 80),
+        ({"rows": 32}, 32),  # an item of the others
+        ({"rows": 33, "max_tokens": 800}, 11),  # 26 MB: to merge partials takes longer
+        ({"rows": 33, "batch": 1, "max_tokens": 2**18}, 17),  # eight items for all workers
+        ({"rows": 33, "batch": 2, "max_tokens": 2**15}, 33),  # sixteen
+        ({"rows": 17, "head_dim": 96}, 17),  # one of a kernel that can do more has 16 rows
+        ({"rows": 16, "head_dim": 96}, 16),
+        ({"rows": 64, "itemsize": 1}, 16),
+        ({"rows": 64, "head_dim": 192}, 8),
+        ({"rows": 64, "batch_invariant": True}, 16),
+    ],
+)
+def test_many_query_rows_go_to_wgmma(changes: dict[str, int], rows_of_item: int) -> None:
+    tiling = tiling_of("cuda", wgmma=True, **changes)
+    assert tiling.block_rows == rows_of_item
+    if rows_of_item == changes["rows"]:
+        assert (tiling.heads, tiling.tile_tokens) == (1, 64)
+    assert tiling_of("cuda", **changes).block_rows <= 32
+    assert tiling_of("cpu", wgmma=True, **changes) == tiling_of("cpu", **changes)
+
+
+@pytest.mark.parametrize(
     ("options", "changes", "most_rows"),
     [
         (False, {}, 32),
