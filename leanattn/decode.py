@@ -158,9 +158,9 @@ def decode(
             ``q_len``; what writes the lengths or the plan must not stand directly ahead. (A kernel ahead that
             lets its successor start before it has waited itself brings in those ahead of it; and under
             torch.compile, what is ahead is the compiler's choice.) All other tokens are read at once; ``q``
-            and the n tokens are waited for. (Calls of so many query rows that ``wgmma`` computes them wait for all.)
-            A broken promise about tokens gives wrong results of this call;
-            one about lengths or plan is undefined: memory errors, a hang, wrong results later.
+            and the n tokens are waited for. (A call of so many query rows that ``wgmma`` computes them waits
+            for everything.) A broken promise about tokens gives wrong results of this call; one about
+            lengths or plan is undefined: memory errors, a hang, wrong results later.
         plan: what :func:`leanattn.plan` made from the same lengths, for calls of these shapes (v_head_dim
             too, if it is another), ``q_len``, window, options and ``sm_margin`` (on a CPU: number of threads)
             included. The call then follows the lengths and paddings in the plan; its result is the same up to
