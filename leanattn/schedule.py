@@ -249,6 +249,8 @@ class QueryBlock(NamedTuple):
     """KV tokens that its last query sees, and those ahead of them: its length on the line."""
     tail: int
     """Tokens of the length from its first query's own on."""
+    unseen: int
+    """Tokens at the beginning of the sequence that none of its queries sees: they have no tiles."""
 
 
 def query_blocks(
@@ -257,7 +259,9 @@ def query_blocks(
     *,
     max_tokens: int,
     block_tokens: int,
+    window_left: int = -1,
     window_right: int = 0,
+    cache_leftpad: Sequence[int] = (),
 ) -> list[QueryBlock]:
     """The blocks of packed queries, in the order of the line.
 
@@ -265,10 +269,13 @@ def query_blocks(
         cu_seqlens_q, cache_seqlens: as for :func:`leanattn.decode`, on the host.
         max_tokens: of a sequence.
         block_tokens: query tokens of a block at most.
-        window_right: tokens after its own that a query sees, 0 with a causal mask; -1 for all.
+        window_left, window_right: tokens ahead of its own and after it that a query sees; -1 for all, and
+            window_right 0 with a causal mask.
+        cache_leftpad: as for :func:`leanattn.decode`, on the host; empty for none.
     """
+    window = (window_left, window_right)
     rows = _schedule.query_blocks(
-        list(cu_seqlens_q), list(cache_seqlens), max_tokens, window_right, block_tokens
+        list(cu_seqlens_q), list(cache_seqlens), max_tokens, *window, list(cache_leftpad), block_tokens
     )
     return [QueryBlock._make(row) for row in rows]
 

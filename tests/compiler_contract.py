@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from decode_cases import check_against_reference, make_inputs
+from packed_cases import pack_queries, random_bits
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -71,6 +73,36 @@ class CompilerContract:
         compiled = torch.compile(lambda *tensors: call(*tensors), fullgraph=True)
         inputs = make_inputs((70, 0, 9), device=device)
         assert torch.equal(compiled(*inputs.tensors()), leanattn.decode(*inputs.tensors()))
+
+    def test_features_as_arguments_by_inductor(self, device: torch.device) -> None:
+        """One graph for all batches and lengths."""
+
+        def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, sinks: Tensor, scale: Tensor) -> Tensor:
+            options: dict[str, Any] = {"window_size": (100, -1), "softcap": 30.0, "sinks": sinks}
+            return leanattn.decode(q, k, v, lengths, k_scale=scale, v_scale=scale, **options)
+
+        counter = CompileCounterWithBackend("inductor")
+        compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counter)
+        scale = torch.rand(2, device=device)
+        for lengths in ((70, 0, 9), (5, 300), (1, 2, 3, 400, 5)):
+            q, k, v, seqlens = make_inputs(lengths, device=device, q_len=2).tensors()
+            caches = (k.to(torch.float8_e4m3fn), v.to(torch.float8_e4m3fn))
+            arguments = (q, *caches, seqlens, torch.randn(8, device=device), scale)
+            assert torch.equal(compiled(*arguments), step(*arguments))
+        assert counter.frame_count == 1
+
+    def test_packed_queries_and_a_tree_as_arguments_by_inductor(self, device: torch.device) -> None:
+        def step(*tensors: Tensor) -> Tensor:
+            q, k, v, lengths, offsets, tree = tensors
+            return leanattn.decode(q, k, v, lengths, cu_seqlens_q=offsets, tree_mask=tree)
+
+        compiled = torch.compile(step, fullgraph=True, dynamic=True)
+        for lengths, counts in (((70, 30, 9), (4, 0, 2)), ((50, 300), (1, 40))):
+            inputs = make_inputs(lengths, device=device)
+            pack_queries(inputs, counts, seed=0)
+            tree = random_bits((sum(counts),), 1, device, seed=0)
+            arguments = (*inputs.tensors(), inputs.options["cu_seqlens_q"], tree)
+            assert torch.equal(compiled(*arguments), step(*arguments))
 
     def test_compiled_with_options(self, device: torch.device) -> None:
         def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, out: Tensor) -> Tensor:

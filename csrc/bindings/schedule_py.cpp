@@ -213,21 +213,27 @@ int32_t checked_block_tokens(int32_t group, int32_t packed_rows) {
 }
 
 // Rows as leanattn.schedule.QueryBlock lists them.
+// `leftpad`: of each sequence, or of none.
 py::list query_blocks(const std::vector<int32_t>& offsets, const std::vector<int32_t>& seqlens, int32_t max_tokens,
-                      int32_t window_right, int32_t block_tokens) {
+                      int32_t window_left, int32_t window_right, const std::vector<int32_t>& leftpad,
+                      int32_t block_tokens) {
   check_argument(offsets.size() == seqlens.size() + 1, "cu_seqlens_q: ", offsets.size(), " numbers, expected one more ",
                  "than cache_seqlens, ", seqlens.size() + 1);
   check_range("max_tokens", max_tokens, 0, std::numeric_limits<int32_t>::max());
   check_range("block_tokens", block_tokens, 1, std::numeric_limits<int32_t>::max());
-  const PackedQueries packed{offsets.data(), seqlens.data(), nullptr, static_cast<int32_t>(seqlens.size()),
-                             offsets.back(), max_tokens,     -1,      window_right,
+  check_argument(leftpad.empty() || leftpad.size() == seqlens.size(), "cache_leftpad: ", leftpad.size(),
+                 " numbers, expected one a sequence, ", seqlens.size());
+  const int32_t* pads = leftpad.empty() ? nullptr : leftpad.data();
+  const PackedQueries packed{offsets.data(), seqlens.data(), pads,        static_cast<int32_t>(seqlens.size()),
+                             offsets.back(), max_tokens,     window_left, window_right,
                              block_tokens};
   py::list blocks;
   for (int32_t seq = 0; seq < packed.seqs; ++seq) {
     for (int32_t i = 0; i < packed.blocks(seq); ++i) {
       int32_t length = 0;
       const QueryBlock block = packed.block(seq, i, length);
-      blocks.append(py::make_tuple(block.seq, block.query, block.tokens, block.first, length, block.tail));
+      blocks.append(py::make_tuple(block.seq, block.query, block.tokens, block.first, length, block.tail,
+                                   packed.unseen(block, length)));
     }
   }
   return blocks;
@@ -261,7 +267,8 @@ PYBIND11_MODULE(_schedule, m) {
         py::arg("itemsize"));
   m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("group"), py::arg("packed_rows"));
   m.def("query_blocks", &leanattn::query_blocks, py::arg("cu_seqlens_q"), py::arg("cache_seqlens"),
-        py::arg("max_tokens"), py::arg("window_right"), py::arg("block_tokens"));
+        py::arg("max_tokens"), py::arg("window_left"), py::arg("window_right"), py::arg("cache_leftpad"),
+        py::arg("block_tokens"));
   m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
 

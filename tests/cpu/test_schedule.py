@@ -261,3 +261,44 @@ def test_blocks_of_packed_queries(
         seen = length if window_right < 0 else own + block.tokens + window_right
         assert block.length == max(0, min(length, seen))
         assert block.tail == block.length - own
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 60), st.integers(60, 200), st.integers(-3, 90)), min_size=1, max_size=4
+    ),
+    st.integers(1, 9),
+    st.sampled_from([-1, 0, 1, 17, 2**31 - 1]),
+    st.sampled_from([-1, 0, 5]),
+    st.booleans(),
+)
+def test_tokens_that_no_query_of_a_block_sees(
+    sequences: list[tuple[int, int, int]], block_tokens: int, left: int, right: int, padded: bool
+) -> None:
+    pads = [pad if padded else 0 for _, _, pad in sequences]
+    blocks = schedule.query_blocks(
+        [0, *itertools.accumulate(count for count, _, _ in sequences)],
+        [length for _, length, _ in sequences],
+        max_tokens=200,
+        block_tokens=block_tokens,
+        window_left=left,
+        window_right=right,
+        cache_leftpad=pads if padded else (),
+    )
+    for block in blocks:
+        count, length, _ = sequences[block.seq]
+
+        def sees(query: int, token: int, own: int = length - count + block.first) -> bool:
+            behind, after = own + query - token, token - own - query
+            return (left < 0 or behind <= left) and (right < 0 or after <= right)
+
+        seen = [
+            token
+            for token in range(max(0, pads[block.seq]), length)
+            if any(sees(query, token) for query in range(block.tokens))
+        ]
+        if seen:
+            assert max(0, block.unseen) == seen[0]
+            assert block.length == seen[-1] + 1
+        else:
+            assert block.unseen >= block.length
