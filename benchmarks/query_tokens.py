@@ -1,8 +1,8 @@
 """Times several query tokens a sequence beside one: `python -m benchmarks.query_tokens`.
 
 The method is that of benchmarks.decode, back to back: cold caches, a CUDA graph, medians; plans are made
-beforehand. "tree" is a mask of the new tokens that hides what a causal one hides; "packed" the same queries
-with `cu_seqlens_q`.
+beforehand. "tree q8" has a mask of the new tokens that hides what a causal one hides; "packed" has the same
+queries with `cu_seqlens_q`.
 """
 
 from dataclasses import replace
@@ -22,6 +22,7 @@ from benchmarks.timing import Call
 
 Q_LENS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 TREE_OF = 8
+TREE = f"tree q{TREE_OF}"
 PACKED = (8, 16)
 
 SHAPES = tuple(
@@ -76,7 +77,7 @@ def measure(shape: Shape) -> Record:
         bench = ShapeBench(of, method.TOLERANCE["bf16"])
         us[f"q{q_len}"] = time(bench, bind_leanattn(of, planned=True))
         if q_len == TREE_OF:
-            us["tree"] = time(bench, bind_tree(of))
+            us[TREE] = time(bench, bind_tree(of))
         if q_len in PACKED:
             expected = bench.expected.flatten(0, 1)
             us[f"packed q{q_len}"] = time_against(expected, bind_packed(of), bench.kv_bytes)
@@ -92,7 +93,7 @@ def row(shape: Record) -> list[str]:
     return [shape["name"], microseconds(us["q1"]), *(times_q1(name) for name in COLUMNS)]
 
 
-COLUMNS = (*(f"q{q_len}" for q_len in Q_LENS[1:]), "tree", *(f"packed q{q_len}" for q_len in PACKED))
+COLUMNS = (*(f"q{q_len}" for q_len in Q_LENS[1:]), TREE, *(f"packed q{q_len}" for q_len in PACKED))
 
 
 def command() -> ShapeCommand:

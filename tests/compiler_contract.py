@@ -79,7 +79,8 @@ class CompilerContract:
 
         def step(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, sinks: Tensor, scale: Tensor) -> Tensor:
             options: dict[str, Any] = {"window_size": (100, -1), "softcap": 30.0, "sinks": sinks}
-            return leanattn.decode(q, k, v, lengths, k_scale=scale, v_scale=scale, **options)
+            out: Tensor = leanattn.decode(q, k, v, lengths, k_scale=scale, v_scale=scale, **options)
+            return out
 
         counter = CompileCounterWithBackend("inductor")
         compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counter)

@@ -28,8 +28,8 @@ GROUPS = (1, 4, 5, 8, 16, 71)
 both_masks = pytest.mark.parametrize("causal", [True, False])
 
 # Query and KV heads, q_len, and the cache: a GPU's items have 8 rows at most of a small one, 16 of one
-# between, 32 of a large one. Several blocks of rows, borders of blocks inside a token, and several KV heads
-# of 8 rows each, which few workers read together.
+# between, 32 of a large one, or with wgmma 128. Several blocks of rows, borders of blocks inside a token, and
+# several KV heads of 8 rows each, which few workers read together.
 SHAPES = [
     ((8, 2), 2, "small"),
     ((8, 2), 4, "between"),
@@ -118,7 +118,10 @@ class QueryTokensContract:
     def test_items_of_many_partials(
         self, device: torch.device, heads: tuple[int, int], q_len: int, workers: int
     ) -> None:
-        for layout, max_tokens in (("tokens_first", 5000), ("expanded", 70_000)):  # items of 8 rows and of 32
+        for layout, max_tokens in (
+            ("tokens_first", 5000),
+            ("expanded", 70_000),
+        ):  # items of 8 rows and of more
             inputs = make_inputs(
                 (5000, 900, 64 * 40 + 1),
                 device=device,

@@ -190,7 +190,7 @@ std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling
     int32_t head_dim, int32_t v_head_dim, int32_t workers, bool paged, int32_t itemsize, bool score_options,
     int32_t packed_rows, bool batch_invariant, bool wgmma) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
-  check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kMaxBlockRows);
+  check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kRowsWgmma);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
   check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
   check_range("v_head_dim", v_head_dim, 1, std::numeric_limits<int32_t>::max());

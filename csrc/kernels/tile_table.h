@@ -7,7 +7,8 @@
 namespace leanattn::tile_table {
 
 // Query rows of a KV head in an item at most. 32 rows x head_dim 128 of float32 O are 128 registers a thread when one
-// warp holds them; 64 would not fit. More become several query blocks, which read K and V again (mostly from L2).
+// warp holds them; 64 would not fit. More become several query blocks, which read K and V again (mostly from L2), or
+// go to wgmma.
 constexpr int32_t kMaxBlockRows = 32;
 // CUDA, with score options or a cache of 8 bits: what those take leaves no registers for 32.
 constexpr int32_t kMostRowsGeneral = 16;
@@ -189,7 +190,7 @@ constexpr int32_t cuda_tiles_in_flight(const Shape& shape, int32_t heads) {
 // for one item of the others, each of whose items reads K and V again: of 268 MB, 16 tokens of llama8b take 108 us in
 // two items and 75 in one. But every piece of an item leaves a partial of all these rows. Merging them costs more than
 // it saves if many workers share an item, or read little: 16 tokens of 8k of 70b/tp8, alone, take 12 us and would take
-// 52 (docs/tuning.md).
+// 52 (docs/tuning.md). How much they read is not known here, only how much the cache can hold.
 constexpr int32_t kMostWorkersAnItem = 9;
 constexpr double kLeastBytesWgmma = 30e6;
 constexpr bool takes_wgmma(const Shape& shape, int32_t workers) {

@@ -31,8 +31,12 @@ def test_the_tree_is_a_causal_mask() -> None:
 
 
 def test_the_table_names_what_is_missing() -> None:
-    us: dict[str, float | None] = {**dict.fromkeys(query_tokens.COLUMNS, 11.0), "q1": 10.0, "tree": None}
+    us: dict[str, float | None] = {
+        **dict.fromkeys(query_tokens.COLUMNS, 11.0),
+        "q1": 10.0,
+        query_tokens.TREE: None,
+    }
     cells = query_tokens.row({"name": "some shape", "us": us})
     assert cells[:3] == ["some shape", "10.0", "1.100"]
-    assert cells[2 + query_tokens.COLUMNS.index("tree")] == "-"
+    assert cells[2 + query_tokens.COLUMNS.index(query_tokens.TREE)] == "-"
     assert len(cells) == len(query_tokens.command().columns)

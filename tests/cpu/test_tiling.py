@@ -27,7 +27,7 @@ def tiling_of(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: tiling_of("cpu", rows=0), r"rows: expected 1\.\.2147483615, got 0"),
+        (lambda: tiling_of("cpu", rows=0), r"rows: expected 1\.\.2147483519, got 0"),
         (lambda: tiling_of("cuda", rows=2**31 - 1), "rows: .*got 2147483647"),
         (lambda: tiling_of("cuda", head_dim=0), r"head_dim: expected 1\.\.2147483647, got 0"),
     ],
@@ -128,6 +128,7 @@ def test_wgmma_is_for_more_rows_than_other_items_have(
         ({"rows": 33, "batch": 2, "max_tokens": 2**15}, 33),  # sixteen
         ({"rows": 17, "head_dim": 96}, 17),  # one of a kernel that can do more has 16 rows
         ({"rows": 16, "head_dim": 96}, 16),
+        ({"rows": 33, "head_dim": 64}, 33),
         ({"rows": 64, "itemsize": 1}, 16),
         ({"rows": 64, "head_dim": 192}, 8),
         ({"rows": 64, "batch_invariant": True}, 16),
@@ -136,10 +137,15 @@ def test_wgmma_is_for_more_rows_than_other_items_have(
 def test_many_query_rows_go_to_wgmma(changes: dict[str, int], rows_of_item: int) -> None:
     tiling = tiling_of("cuda", wgmma=True, **changes)
     assert tiling.block_rows == rows_of_item
-    if rows_of_item == changes["rows"]:
-        assert (tiling.heads, tiling.tile_tokens) == (1, 64)
+    if rows_of_item > 32:
+        assert (tiling.heads, tiling.tile_tokens) == (1, 64)  # of one head_dim as of the other
     assert tiling_of("cuda", **changes).block_rows <= 32
     assert tiling_of("cpu", wgmma=True, **changes) == tiling_of("cpu", **changes)
+
+
+@pytest.mark.parametrize(("rows", "rows_of_item"), [(16, 16), (17, 17), (128, 128), (129, 65)])
+def test_with_options_fewer_query_rows_are_many(rows: int, rows_of_item: int) -> None:
+    assert tiling_of("cuda", False, True, rows=rows, wgmma=True).block_rows == rows_of_item
 
 
 @pytest.mark.parametrize(

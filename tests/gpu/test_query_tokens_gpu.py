@@ -40,8 +40,12 @@ def test_many_rows_over_a_large_cache(
     gpu: torch.device, heads: tuple[int, int], q_len: int, head_dim: int
 ) -> None:
     """Where there is wgmma, one item of up to 128 rows; the rows of (9, 1) are two blocks."""
-    rows, max_tokens = q_len * heads[0] // heads[1], 50_000
-    shape: dict[str, Any] = {"batch": len(RAGGED), "num_kv_heads": heads[1], "head_dim": head_dim}
+    rows, max_tokens, lengths = (
+        q_len * heads[0] // heads[1],
+        20_000,
+        2 * RAGGED,
+    )  # enough items for 132 workers
+    shape: dict[str, Any] = {"batch": len(lengths), "num_kv_heads": heads[1], "head_dim": head_dim}
     sizes = tiling(
         "cuda",
         max_tokens=max_tokens,
@@ -53,7 +57,7 @@ def test_many_rows_over_a_large_cache(
     )
     assert not has_wgmma(gpu) or sizes.block_rows == min(rows, 72)
     inputs = make_inputs(
-        RAGGED, device=gpu, q_len=q_len, heads=heads, head_dim=head_dim, max_tokens=max_tokens
+        lengths, device=gpu, q_len=q_len, heads=heads, head_dim=head_dim, max_tokens=max_tokens
     )
     for workers in (3, 40):
         check_against_reference(inputs, *decode(inputs, workers))
