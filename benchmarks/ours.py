@@ -35,14 +35,11 @@ def calls_with_out(case: Case, decode: Callable[[Tensor, Tensor, Tensor], object
     return [partial(call, k, v, torch.full_like(case.q, math.nan)) for k, v in caches]
 
 
-def bind_leanattn(
-    case: Case, planned: bool = False, promised: bool = False, block_table: Tensor | None = None
-) -> list[Call]:
-    """With a `block_table`, the caches of the case are pages."""
+def bind_leanattn(case: Case, planned: bool = False, promised: bool = False, **options: Any) -> list[Call]:
+    """`options`: what decode and plan both take. With a `block_table`, the caches of the case are pages."""
     import torch
 
     leanattn = import_first("leanattn")
-    options: dict[str, Any] = {} if block_table is None else {"block_table": block_table}
     if planned:  # once per step in a model, for all layers, so it is not part of a call
         options["plan"] = leanattn.plan(case.q, case.k[0], case.seqlens, **options)
     if promised:  # what the step kernel keeps

@@ -123,6 +123,9 @@ class PackedCase:
     def options(self) -> dict[str, Any]:
         return {} if self.block_table is None else {"block_table": self.block_table}
 
+    def packed_options(self) -> dict[str, Any]:
+        return {**self.options(), "cu_seqlens_q": self.offsets}
+
     def part(self, which: slice) -> "PackedCase":
         """Only some sequences, in the same memory."""
         shape = replace(self.shape, sequences=self.shape.sequences[which])
@@ -141,17 +144,18 @@ class PackedCase:
         return [partial(decode, k, v) for k, v in zip(self.k, self.v, strict=True)]
 
 
-def bind_packed(case: PackedCase) -> list[Call]:
-    options = {**case.options(), "cu_seqlens_q": case.offsets}
+def bind(case: PackedCase, options: dict[str, Any]) -> list[Call]:
     plan = leanattn.plan(case.q, case.k[0], case.lengths, **options)
     return case.calls(lambda k, v: leanattn.decode(case.q, k, v, case.lengths, plan=plan, **options))
+
+
+def bind_packed(case: PackedCase) -> list[Call]:
+    return bind(case, case.packed_options())
 
 
 def bind_decode(case: PackedCase) -> list[Call]:
     """One query token of each sequence."""
-    options = case.options()
-    plan = leanattn.plan(case.q, case.k[0], case.lengths, **options)
-    return case.calls(lambda k, v: leanattn.decode(case.q, k, v, case.lengths, plan=plan, **options))
+    return bind(case, case.options())
 
 
 def bind_fa3(case: PackedCase) -> list[Call]:
@@ -186,8 +190,7 @@ def time_apart(case: PackedCase, expected: Tensor) -> float | None:
 def measure(shape: PackedShape) -> Record:
     case = PackedCase.random(shape)
     caches = (case.k[0].to(case.q.dtype), case.v[0].to(case.q.dtype))
-    options = {**case.options(), "cu_seqlens_q": case.offsets}
-    expected, _ = decode_reference(case.q, *caches, case.lengths, **options)
+    expected, _ = decode_reference(case.q, *caches, case.lengths, **case.packed_options())
     times = {
         "packed": time_against(expected, bind_packed(case), case.kv_bytes()),
         "apart": time_apart(case, expected),

@@ -10,11 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-import leanattn
 from benchmarks import method
 from benchmarks.case import Case
 from benchmarks.measure import ShapeBench
-from benchmarks.ours import bind_leanattn, calls_with_out
+from benchmarks.ours import bind_leanattn
 from benchmarks.shape_command import Record, ShapeCommand, time, time_against
 from benchmarks.shapes import K, Shape, speculative, uniform
 from benchmarks.tables import microseconds, number
@@ -48,25 +47,13 @@ def causal_tree(batch: int, q_len: int, device: torch.device) -> Tensor:
 
 def bind_tree(case: Case) -> list[Call]:
     tree = causal_tree(case.shape.batch, case.shape.q_len, case.q.device)
-    plan = leanattn.plan(case.q, case.k[0], case.seqlens, tree_mask=tree)
-
-    def decode(k: Tensor, v: Tensor, out: Tensor) -> None:
-        torch.ops.leanattn.decode_out(case.q, k, v, case.seqlens, out, tree_mask=tree, plan=plan)
-
-    return calls_with_out(case, decode)
+    return bind_leanattn(case, planned=True, tree_mask=tree)
 
 
 def bind_packed(case: Case) -> list[Call]:
     """Outputs are [batch x q_len, query heads, head_dim]."""
-    q, tokens = case.q.flatten(0, 1), case.shape.q_len
-    offsets = torch.arange(case.shape.batch + 1, dtype=torch.int32, device=q.device) * tokens
-    plan = leanattn.plan(q, case.k[0], case.seqlens, cu_seqlens_q=offsets)
-
-    def decode(k: Tensor, v: Tensor, out: Tensor) -> None:
-        options = {"cu_seqlens_q": offsets, "plan": plan}
-        torch.ops.leanattn.decode_out(q, k, v, case.seqlens, out, **options)
-
-    return calls_with_out(replace(case, q=q), decode)
+    offsets = torch.arange(case.shape.batch + 1, dtype=torch.int32, device=case.q.device) * case.shape.q_len
+    return bind_leanattn(replace(case, q=case.q.flatten(0, 1)), planned=True, cu_seqlens_q=offsets)
 
 
 def measure(shape: Shape) -> Record:

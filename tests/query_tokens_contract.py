@@ -118,10 +118,8 @@ class QueryTokensContract:
     def test_items_of_many_partials(
         self, device: torch.device, heads: tuple[int, int], q_len: int, workers: int
     ) -> None:
-        for layout, max_tokens in (
-            ("tokens_first", 5000),
-            ("expanded", 70_000),
-        ):  # items of 8 rows and of more
+        # Items of 8 rows and of more.
+        for layout, max_tokens in (("tokens_first", 5000), ("expanded", 70_000)):
             inputs = make_inputs(
                 (5000, 900, 64 * 40 + 1),
                 device=device,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from decode_cases import check_against_reference, make_inputs
@@ -40,20 +38,17 @@ def test_many_rows_over_a_large_cache(
     gpu: torch.device, heads: tuple[int, int], q_len: int, head_dim: int
 ) -> None:
     """Where there is wgmma, one item of up to 128 rows; the rows of (9, 1) are two blocks."""
-    rows, max_tokens, lengths = (
-        q_len * heads[0] // heads[1],
-        20_000,
-        2 * RAGGED,
-    )  # enough items for 132 workers
-    shape: dict[str, Any] = {"batch": len(lengths), "num_kv_heads": heads[1], "head_dim": head_dim}
+    lengths, max_tokens = 2 * RAGGED, 20_000  # enough items for 132 workers
+    rows = q_len * heads[0] // heads[1]
     sizes = tiling(
         "cuda",
+        batch=len(lengths),
         max_tokens=max_tokens,
+        num_kv_heads=heads[1],
         rows=rows,
+        head_dim=head_dim,
         workers=40,
-        score_options=False,
         wgmma=has_wgmma(gpu),
-        **shape,
     )
     assert not has_wgmma(gpu) or sizes.block_rows == min(rows, 72)
     inputs = make_inputs(
