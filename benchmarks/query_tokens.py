@@ -2,10 +2,12 @@
 
 The method is that of benchmarks.decode, back to back: cold caches, a CUDA graph, medians; plans are made
 beforehand. "tree q8" has a mask of the new tokens that hides what a causal one hides; "packed" has the same
-queries with `cu_seqlens_q`.
+queries with `cu_seqlens_q`. "1k in 8k" is sequences of 1k tokens in a cache that could hold 8k of each: how
+much a call reads is not known where it is decided which kernel computes many query rows.
 """
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from benchmarks.case import Case
 from benchmarks.measure import ShapeBench
 from benchmarks.ours import bind_leanattn
 from benchmarks.shape_command import Record, ShapeCommand, time, time_against
-from benchmarks.shapes import K, Shape, speculative, uniform
+from benchmarks.shapes import K, Shape, speculative, tokens_text, uniform
 from benchmarks.tables import microseconds, number
 from benchmarks.timing import Call
 
@@ -24,13 +26,46 @@ TREE_OF = 8
 TREE = f"tree q{TREE_OF}"
 PACKED = (8, 16)
 
+
+@dataclass(frozen=True)
+class InCache:
+    """Sequences in a cache that could hold `capacity` tokens of each."""
+
+    shape: Shape
+    capacity: int
+
+    @property
+    def name(self) -> str:
+        larger = self.capacity > self.shape.max_tokens
+        return f"{self.shape.name} in {tokens_text(self.capacity)}" if larger else self.shape.name
+
+
 SHAPES = tuple(
-    uniform("query tokens", heads, batch, tokens)
-    for heads, batch, tokens in (
-        *(("llama8b", 1, 16 * K), ("llama8b", 4, 16 * K), ("llama8b", 32, 4 * K)),
-        *(("70b/tp8", 16, 8 * K), ("mha32", 1, 64 * K)),
+    InCache(uniform("query tokens", heads, batch, tokens), capacity)
+    for heads, batch, tokens, capacity in (
+        ("llama8b", 1, 16 * K, 16 * K),
+        ("llama8b", 4, 16 * K, 16 * K),
+        ("llama8b", 32, 4 * K, 4 * K),
+        ("70b/tp8", 16, 8 * K, 8 * K),
+        ("mha32", 1, 64 * K, 64 * K),
+        ("llama8b", 1, 1 * K, 1 * K),
+        ("llama8b", 1, 1 * K, 128 * K),
+        ("70b/tp8", 16, 1 * K, 1 * K),
+        ("70b/tp8", 16, 1 * K, 8 * K),
+        ("70b/tp8", 32, 1 * K, 128 * K),
     )
 )
+
+
+def in_larger_cache(case: Case, capacity: int) -> Case:
+    """The same sequences in caches for more tokens, which are NaN."""
+
+    def grown(cache: Tensor) -> Tensor:
+        larger = cache.new_full((cache.shape[0], capacity, *cache.shape[2:]), math.nan)
+        larger[:, : cache.shape[1]] = cache
+        return larger
+
+    return replace(case, k=[grown(k) for k in case.k], v=[grown(v) for v in case.v])
 
 
 def with_queries(case: Case, q_len: int) -> Case:
@@ -56,8 +91,8 @@ def bind_packed(case: Case) -> list[Call]:
     return bind_leanattn(replace(case, q=case.q.flatten(0, 1)), planned=True, cu_seqlens_q=offsets)
 
 
-def measure(shape: Shape) -> Record:
-    case = Case.random(shape, torch.bfloat16, "cuda")
+def measure(in_cache: InCache) -> Record:
+    case = in_larger_cache(Case.random(in_cache.shape, torch.bfloat16, "cuda"), in_cache.capacity)
     us: Record = {}
     for q_len in Q_LENS:
         of = with_queries(case, q_len)
@@ -68,7 +103,7 @@ def measure(shape: Shape) -> Record:
         if q_len in PACKED:
             expected = bench.expected.flatten(0, 1)
             us[f"packed q{q_len}"] = time_against(expected, bind_packed(of), bench.kv_bytes)
-    return {"name": shape.name, "us": us}
+    return {"name": in_cache.name, "us": us}
 
 
 def row(shape: Record) -> list[str]:

@@ -181,19 +181,20 @@ def _(
         block_tokens,
         many_packed_rows,
         most_query_blocks,
-        packed_rows,
+        packed_row_limit,
         plan_elements,
     )
 
     sequences = cache_seqlens.shape[0]
     if cu_seqlens_q is not None:
         device, group = cache_seqlens.device, num_q_heads // num_kv_heads
-        rows = packed_rows(
+        rows = packed_row_limit(
             device.type,
-            wgmma=not batch_invariant and has_wgmma(device) and many_packed_rows(q_len, group, sequences),
+            wgmma=has_wgmma(device) and many_packed_rows(q_len, group, sequences),
             head_dim=head_dim,
             v_head_dim=v_head_dim,
             itemsize=itemsize,
+            batch_invariant=batch_invariant,
         )
         tokens = block_tokens(group, rows)
         sequences = most_query_blocks(q_len, sequences, tokens)

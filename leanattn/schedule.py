@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 try:
@@ -207,7 +208,7 @@ def tiling(
     paged: bool = False,
     itemsize: int = 2,
     score_options: bool = False,
-    packed_rows: int = 0,
+    row_limit: int = 0,
     batch_invariant: bool = False,
     wgmma: bool = False,
 ) -> Tiling:
@@ -222,7 +223,7 @@ def tiling(
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
         score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask.
-        packed_rows: what :func:`packed_rows` says if it has ``cu_seqlens_q``. Then batch is the number of
+        row_limit: what :func:`packed_row_limit` says if it has ``cu_seqlens_q``. Then batch is the number of
             blocks of queries, and rows are those of :func:`block_tokens` query tokens.
         batch_invariant: as in the call; batch and max_tokens then change nothing.
         wgmma: what :func:`leanattn.support.has_wgmma` says of a GPU.
@@ -230,7 +231,7 @@ def tiling(
     shape = (batch, max_tokens, num_kv_heads, rows, head_dim, v_head_dim or head_dim)
     return Tiling(
         *_schedule.tiling(
-            device_type, *shape, workers, paged, itemsize, score_options, packed_rows, batch_invariant, wgmma
+            device_type, *shape, workers, paged, itemsize, score_options, row_limit, batch_invariant, wgmma
         )
     )
 
@@ -280,16 +281,23 @@ def query_blocks(
     return [QueryBlock._make(row) for row in rows]
 
 
-def packed_rows(
-    device_type: str, *, wgmma: bool, head_dim: int, v_head_dim: int | None = None, itemsize: int = 2
+def packed_row_limit(
+    device_type: str,
+    *,
+    wgmma: bool,
+    head_dim: int,
+    v_head_dim: int | None = None,
+    itemsize: int = 2,
+    batch_invariant: bool = False,
 ) -> int:
     """Query rows of an item of packed queries at most.
 
     Args:
-        device_type, head_dim, v_head_dim, itemsize: as for :func:`tiling`.
-        wgmma: :func:`leanattn.support.has_wgmma` and :func:`many_packed_rows`, if not batch-invariant.
+        device_type, head_dim, v_head_dim, itemsize, batch_invariant: as for :func:`tiling`.
+        wgmma: :func:`leanattn.support.has_wgmma` and :func:`many_packed_rows`.
     """
-    return _schedule.packed_rows(device_type, wgmma, max(head_dim, v_head_dim or head_dim), itemsize)
+    widest = max(head_dim, v_head_dim or head_dim)
+    return _schedule.packed_row_limit(device_type, wgmma, widest, itemsize, batch_invariant)
 
 
 def many_packed_rows(tokens: int, group: int, batch: int) -> bool:
@@ -300,9 +308,9 @@ def many_packed_rows(tokens: int, group: int, batch: int) -> bool:
     return tokens * group > _schedule.MOST_ROWS_GENERAL * batch
 
 
-def block_tokens(group: int, packed_rows: int) -> int:
+def block_tokens(group: int, row_limit: int) -> int:
     """Query tokens of a block at most, where ``group`` query heads share a KV head."""
-    return _schedule.block_tokens(group, packed_rows)
+    return _schedule.block_tokens(group, row_limit)
 
 
 def most_query_blocks(tokens: int, batch: int, block_tokens: int) -> int:
@@ -313,6 +321,18 @@ def most_query_blocks(tokens: int, batch: int, block_tokens: int) -> int:
 def partial_slots(workers: int) -> int:
     """Partials that the workspace has room for, whatever the batch and the lengths."""
     return _schedule.partial_slots(workers)
+
+
+def merge_shares(rows: int, step_rows: int, partials: int) -> list[range]:
+    """Which rows each of an item's workers merges, where they share that (``csrc/kernels/merge_shares.h``).
+
+    Args:
+        rows: query rows of the item.
+        step_rows: rows that the threads of a worker merge at once.
+        partials: of the item, one of each worker.
+    """
+    begins = _schedule.merge_shares(rows, step_rows, partials)
+    return [range(begin, end) for begin, end in pairwise(begins)]
 
 
 def plan_elements(batch: int) -> int:

@@ -64,7 +64,7 @@ DecodeCall checked_call(const DecodeArguments& args);
 QueryBlocks bind_blocks(DecodeParams& params, const PackedQueries& packed, int32_t* memory);
 
 // The packed queries of a call, whose group, head_dim, v_head_dim, cache_dtype, max_tokens, window_left and
-// window_right `params` has. Sets batch, packed_rows, and what set_query_rows() does.
+// window_right `params` has. Sets batch, row_limit, and what set_query_rows() does.
 PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, const TensorView& seqlens,
                                      int64_t tokens, DecodeParams& params);
 

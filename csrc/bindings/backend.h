@@ -28,9 +28,9 @@ void append_cuda(const AppendParams& params, int32_t device);
 // Whether kernels with wgmma run there.
 bool has_wgmma(int32_t device);
 
-// Rows of an item of packed queries, tile_table::packed_rows(). Of `p`: group, head_dim, v_head_dim, cache_dtype and
+// Of packed queries, tile_table::packed_row_limit(). Of `p`: group, head_dim, v_head_dim, cache_dtype and
 // batch_invariant.
-int32_t packed_rows_of(Device device, const DecodeParams& p, int64_t tokens, int64_t batch);
+int32_t row_limit_of(Device device, const DecodeParams& p, int64_t tokens, int64_t batch);
 
 // Float32 elements of all partials. Whatever the batch: it is bounded by the number of workers. Of a batch-invariant
 // call up to 2 x 24 partials a worker, some tens of MB, where others have 3.

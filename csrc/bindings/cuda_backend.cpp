@@ -114,7 +114,7 @@ KernelKind kernel_kind(const DecodeParams& p) {
   if (p.cache_dtype == DType::kFloat8E4M3) return KernelKind::kE4M3;
   if (p.cache_dtype == DType::kFloat8E5M2) return KernelKind::kE5M2;
   if (p.cache_dtype == DType::kInt8) return KernelKind::kInt8;
-  if (p.packed_rows == tile_table::kRowsWgmma) return KernelKind::kWgmma;
+  if (p.row_limit == tile_table::kRowsWgmma) return KernelKind::kWgmma;
   if (tile_table::shape_of(p).general()) return KernelKind::kGeneral;
   return p.paged() ? KernelKind::kPaged : KernelKind::kPlain;
 }

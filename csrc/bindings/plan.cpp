@@ -30,7 +30,7 @@ int64_t most_query_blocks(const Tensor& cache_seqlens, int64_t tokens, int64_t n
   p.cache_dtype = dtype_of(itemsize);
   p.batch_invariant = batch_invariant;
   const int64_t batch = cache_seqlens.size(0);
-  const int32_t rows = packed_rows_of(Device::of(cache_seqlens), p, tokens, batch);
+  const int32_t rows = row_limit_of(Device::of(cache_seqlens), p, tokens, batch);
   return PackedQueries::most_blocks(to_int32(tokens, "q: tokens"), to_int32(batch, "cache_seqlens: batch"),
                                     tile_table::block_tokens(p.group, rows));
 }

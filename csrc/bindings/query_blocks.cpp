@@ -8,14 +8,14 @@
 
 namespace leanattn {
 
-int32_t packed_rows_of(Device device, const DecodeParams& p, int64_t tokens, int64_t batch) {
-  const int32_t widest = tile_table::widest_head_dim(p.head_dim, p.v_head_dim);
+int32_t row_limit_of(Device device, const DecodeParams& p, int64_t tokens, int64_t batch) {
   const bool cuda = device.type == aoti_torch_device_type_cuda();
-  bool wgmma = cuda && !p.batch_invariant && tile_table::many_packed_rows(tokens, p.group, batch);
+  bool wgmma = cuda && tile_table::many_packed_rows(tokens, p.group, batch);
 #ifdef LEANATTN_WITH_CUDA
   wgmma = wgmma && has_wgmma(device.index);
 #endif
-  return tile_table::packed_rows(cuda, wgmma, widest, element_size(p.cache_dtype));
+  return tile_table::packed_row_limit(cuda, wgmma, tile_table::widest_head_dim(p.head_dim, p.v_head_dim),
+                                      element_size(p.cache_dtype), p.batch_invariant);
 }
 
 PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, const TensorView& seqlens,
@@ -35,8 +35,8 @@ PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, 
   packed.max_tokens = p.max_tokens;
   packed.window_left = p.scores.window_left < p.max_tokens ? p.scores.window_left : -1;
   packed.window_right = p.scores.window_right;
-  p.packed_rows = packed_rows_of(seqlens.device, p, packed.total, packed.seqs);
-  packed.block_tokens = tile_table::block_tokens(p.group, p.packed_rows);
+  p.row_limit = row_limit_of(seqlens.device, p, packed.total, packed.seqs);
+  packed.block_tokens = tile_table::block_tokens(p.group, p.row_limit);
   p.batch = packed.most_blocks();
   set_query_rows(p, packed.block_tokens, p.group);
   return packed;

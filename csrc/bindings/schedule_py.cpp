@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "errors.h"
+#include "kernels/merge_shares.h"
 #include "kernels/plan.h"
 #include "kernels/schedule.h"
 #include "kernels/tile_table.h"
@@ -188,28 +189,29 @@ bool is_cuda(const std::string& device_type) {
 std::tuple<int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t> tiling(
     const std::string& device_type, int32_t batch, int32_t max_tokens, int32_t num_kv_heads, int32_t rows,
     int32_t head_dim, int32_t v_head_dim, int32_t workers, bool paged, int32_t itemsize, bool score_options,
-    int32_t packed_rows, bool batch_invariant, bool wgmma) {
+    int32_t row_limit, bool batch_invariant, bool wgmma) {
   // Rounded up to whole blocks, the rows still fit 32 bits.
   check_range("rows", rows, 1, std::numeric_limits<int32_t>::max() - tile_table::kRowsWgmma);
   check_range("workers", workers, 1, tile_table::kMaxWorkers);
   check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
   check_range("v_head_dim", v_head_dim, 1, std::numeric_limits<int32_t>::max());
   check_argument(itemsize == 1 || itemsize == 2 || itemsize == 4, "itemsize: ", itemsize, ", expected 1, 2 or 4");
-  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,        head_dim,       v_head_dim,
-                                paged, itemsize,   score_options, packed_rows, batch_invariant};
+  const tile_table::Shape shape{batch, max_tokens, num_kv_heads,  rows,      head_dim,       v_head_dim,
+                                paged, itemsize,   score_options, row_limit, batch_invariant};
   const auto t = is_cuda(device_type) ? tile_table::cuda_tiling(shape, workers, wgmma) : tile_table::cpu_tiling(shape);
   return {t.heads, t.rows.row_blocks, t.rows.block_rows, t.tile_tokens, t.tiles_in_flight, t.item_cost, t.team_size};
 }
 
-int32_t checked_packed_rows(const std::string& device_type, bool wgmma, int32_t head_dim, int32_t itemsize) {
+int32_t checked_packed_row_limit(const std::string& device_type, bool wgmma, int32_t head_dim, int32_t itemsize,
+                                 bool batch_invariant) {
   check_range("head_dim", head_dim, 1, std::numeric_limits<int32_t>::max());
-  return tile_table::packed_rows(is_cuda(device_type), wgmma, head_dim, itemsize);
+  return tile_table::packed_row_limit(is_cuda(device_type), wgmma, head_dim, itemsize, batch_invariant);
 }
 
-int32_t checked_block_tokens(int32_t group, int32_t packed_rows) {
+int32_t checked_block_tokens(int32_t group, int32_t row_limit) {
   check_range("group", group, 1, std::numeric_limits<int32_t>::max());
-  check_range("packed_rows", packed_rows, 1, std::numeric_limits<int32_t>::max());
-  return tile_table::block_tokens(group, packed_rows);
+  check_range("row_limit", row_limit, 1, std::numeric_limits<int32_t>::max());
+  return tile_table::block_tokens(group, row_limit);
 }
 
 // Rows as leanattn.schedule.QueryBlock lists them.
@@ -239,6 +241,24 @@ py::list query_blocks(const std::vector<int32_t>& offsets, const std::vector<int
   return blocks;
 }
 
+// First row of each share, and the number of rows.
+std::vector<int32_t> merge_shares(int32_t rows, int32_t step_rows, int32_t partials) {
+  check_range("rows", rows, 1, tile_table::kRowsWgmma);
+  check_range("step_rows", step_rows, 1, tile_table::kRowsWgmma);
+  check_range("partials", partials, 2, tile_table::kMaxWorkers);
+  const auto shares = MergeShares::of(rows, step_rows, partials);
+  std::vector<int32_t> begins;
+  for (int32_t share = 0; share <= shares.count; ++share) begins.push_back(shares.begin(share, rows, step_rows));
+  return begins;
+}
+
+MergeTicket merge_ticket(int32_t partials, int32_t shares, int32_t own) {
+  check_range("partials", partials, 2, MergeGroups::kMaxAtOnce);
+  check_range("shares", shares, 1, partials);
+  check_range("own", own, 0, partials - 1);
+  return {partials, shares, own};
+}
+
 int64_t checked_plan_elements(int64_t batch) {
   check_range("batch", batch, 0, std::numeric_limits<int32_t>::max());
   return Plan::elements(batch);
@@ -254,6 +274,7 @@ int32_t checked_partial_slots(int32_t workers) {
 
 PYBIND11_MODULE(_schedule, m) {
   using leanattn::CheckedShares;
+  using leanattn::MergeTicket;
   using leanattn::Schedule;
 
   m.doc() = "csrc/kernels/schedule.h and tile_table.h; use it through leanattn.schedule.";
@@ -261,16 +282,29 @@ PYBIND11_MODULE(_schedule, m) {
   m.attr("MOST_ROWS_GENERAL") = leanattn::tile_table::kMostRowsGeneral;
   m.def("tiling", &leanattn::tiling, py::arg("device_type"), py::arg("batch"), py::arg("max_tokens"),
         py::arg("num_kv_heads"), py::arg("rows"), py::arg("head_dim"), py::arg("v_head_dim"), py::arg("workers"),
-        py::arg("paged"), py::arg("itemsize"), py::arg("score_options"), py::arg("packed_rows"),
+        py::arg("paged"), py::arg("itemsize"), py::arg("score_options"), py::arg("row_limit"),
         py::arg("batch_invariant"), py::arg("wgmma"));
-  m.def("packed_rows", &leanattn::checked_packed_rows, py::arg("device_type"), py::arg("wgmma"), py::arg("head_dim"),
-        py::arg("itemsize"));
-  m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("group"), py::arg("packed_rows"));
+  m.def("packed_row_limit", &leanattn::checked_packed_row_limit, py::arg("device_type"), py::arg("wgmma"),
+        py::arg("head_dim"), py::arg("itemsize"), py::arg("batch_invariant"));
+  m.def("block_tokens", &leanattn::checked_block_tokens, py::arg("group"), py::arg("row_limit"));
   m.def("query_blocks", &leanattn::query_blocks, py::arg("cu_seqlens_q"), py::arg("cache_seqlens"),
         py::arg("max_tokens"), py::arg("window_left"), py::arg("window_right"), py::arg("cache_leftpad"),
         py::arg("block_tokens"));
   m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
+
+  m.def("merge_shares", &leanattn::merge_shares, py::arg("rows"), py::arg("step_rows"), py::arg("partials"));
+
+  py::class_<MergeTicket>(m, "MergeTicket")
+      .def(py::init(&leanattn::merge_ticket), py::arg("partials"), py::arg("shares"), py::arg("own"))
+      .def_property_readonly("has_share", &MergeTicket::has_share)
+      .def_property_readonly("own_share", &MergeTicket::own_share)
+      .def_property_readonly("decision", &MergeTicket::decision)
+      .def_property_readonly_static("arrival", [](const py::object&) { return MergeTicket::arrival(); })
+      .def("all_arrived", &MergeTicket::all_arrived, py::arg("word"))
+      .def("shares_on_arrival", &MergeTicket::shares_on_arrival, py::arg("before"))
+      .def("shares_on_decision", &MergeTicket::shares_on_decision, py::arg("before"))
+      .def("complete", &MergeTicket::complete, py::arg("word"));
 
   py::class_<CheckedShares>(m, "Shares")
       .def(py::init<int32_t, int32_t>(), py::arg("total_units"), py::arg("workers"))

@@ -1,6 +1,7 @@
 // Which worker a CTA is, which query rows its item is about, and what becomes of a span's result.
 #pragma once
 
+#include "merge_shares.h"
 #include "params.h"
 
 namespace leanattn {
@@ -54,12 +55,13 @@ struct SpanTask {
   MergeGroups groups;
   int32_t group;  // of neighbours that are merged first, with this many members; one alone goes to the next level
   int32_t members;
+  MergeShares shares;  // {1} until task_of() knows better
   bool ends_share;
 
   __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Cuts& cuts, const Span& span,
                                                 const ItemRows& rows, bool ends_share) {
     const int32_t team = team_here();
-    SpanTask task{rows, span.whole_item(), partial_slot(team, span), {}, {}, 0, 0, ends_share};
+    SpanTask task{rows, span.whole_item(), partial_slot(team, span), {}, {}, 0, 0, {1}, ends_share};
     if (!task.whole_item) {
       task.cut = p.cut_item(cuts, team, span);
       task.groups = MergeGroups::of(task.cut.partials);
@@ -73,14 +75,15 @@ struct SpanTask {
   __device__ __forceinline__ static SpanTask of_piece(const CutPieces& cut, const Span& span, const ItemRows& rows,
                                                       bool ends_share) {
     const MergeGroups groups{cut.partials, 1};
-    return {rows, span.whole_item(), cut.slot(cut.piece), {cut.first_worker, cut.partials}, groups,
-            0,    cut.partials,      ends_share};
+    return {rows, span.whole_item(), cut.slot(cut.piece), {cut.first_worker, cut.partials}, groups, 0, cut.partials,
+            {1},  ends_share};
   }
 };
 
 // Which merges of a cut span's item fall to this worker.
 struct Merges {
-  bool of_group, of_item;
+  bool of_group;
+  uint32_t shares;  // of the item, a bit each
 };
 
 }  // namespace leanattn

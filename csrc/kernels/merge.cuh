@@ -26,7 +26,7 @@ class MergePass {
   static constexpr int kCopiesAtOnce = kThreadRows <= 2 ? 8 : 4, kPartialsAtOnce = kThreadRows <= 2 ? 4 : 2;
 
  public:
-  static constexpr int kRowStep = Traits::kComputeThreads / Factors::kRowThreads;  // rows of one step
+  static constexpr int kRowStep = kMergeStepRows<Traits>;
   static constexpr int kRows = kThreadRows * kRowStep;
 
   __device__ __forceinline__ static bool fits(const List& list, const Staging& staging) {
@@ -186,19 +186,19 @@ class MergePass {
   typename Factors::Parts parts_[kThreadRows];
 };
 
-// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows. O is
+// The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows from
+// `first_row` on, ahead of `rows`. O is
 // summed in token order, l in an order that depends on the number of partials alone: whoever merges, and wherever from,
 // gets the same bits. A pass of one row a thread takes what the wider ones leave: they would copy the last row again
 // and again.
 template <typename Traits, typename Emit>
-__device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const Staging& staging, int rows,
-                                               const Emit& emit) {
+__device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const Staging& staging, int first_row,
+                                               int rows, const Emit& emit) {
   using OneRow = MergePass<Traits, 1>;
   constexpr int kSteps = Traits::kHeads * Traits::kRows / OneRow::kRowStep;
   constexpr int kMost = std::min(kSteps, Traits::kRows <= 16 ? 4 : 2);  // 32 query rows leave no registers for more
   using FewRows = MergePass<Traits, 2>;
   using ManyRows = MergePass<Traits, kMost>;
-  int first_row = 0;
 #pragma unroll 1
   while (rows - first_row > OneRow::kRows) {
     if constexpr (kMost > 2) {

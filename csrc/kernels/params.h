@@ -150,7 +150,7 @@ struct DecodeParams {
   // block of query tokens is then what is called a sequence here, batch the number of blocks, q_len the most tokens of
   // one, and strides along `batch` those of tokens.
   const QueryBlock* query_blocks;  // [batch]; null: not packed
-  int32_t packed_rows;  // tile_table::packed_rows(); of queries that are not packed, kRowsWgmma with wgmma, else 0
+  int32_t row_limit;               // tile_table::Shape::row_limit
   int32_t batch;
   int32_t num_kv_heads;
   int32_t q_len;

@@ -38,12 +38,13 @@ struct Partial {
     if (column == 0) write(to + Traits::kHeadDim, {ml.x, ml.y, 0.f, 0.f});
     return to;
   }
-  // Before anything of it is written; by a warp. `rows`: that there are.
+  // Before anything of it is written; by whole warps. `rows`: that there are.
+  template <int kThreads = 32>
   __device__ __forceinline__ void clear(const DecodeParams& p, int32_t rows) const {
     const float nothing = __uint_as_float(kUnwritten);
     const int32_t floats = Traits::kGeneral ? rows * kRow : p.partial_floats;
 #pragma unroll 1
-    for (int i = int(threadIdx.x) % 32 * 4; i < floats; i += 32 * 4) {
+    for (int i = int(threadIdx.x) % kThreads * 4; i < floats; i += kThreads * 4) {
       ptx::store_relaxed(reinterpret_cast<float4*>(memory + i), {nothing, nothing, nothing, nothing});
     }
   }
@@ -54,6 +55,9 @@ struct Partial {
   }
 };
 
+// Rows that the threads of a worker merge at once, each four columns of one.
+template <typename Traits>
+constexpr int kMergeStepRows = Traits::kComputeThreads / (Traits::kHeadDim / 4);
 // The partials of an item that are merged together, in token order. All but the first lie evenly.
 template <typename Traits>
 struct PartialList {

@@ -77,7 +77,7 @@ __device__ __forceinline__ void load_ahead(Producer<Traits>& producer, const Sha
   }
   for (int i = producer.in_flight - held; i < producer.in_flight; ++i) loader.finish(i);
   for (; cut_spans > 0; --cut_spans) {
-    announce_cut_span<Traits>(params, ring.smem, first_cut);
+    announce_cut_span<Traits>(params, ring, first_cut, producer.last_tile());
     first_cut = second_cut;
   }
 }

@@ -21,6 +21,12 @@ __device__ __forceinline__ uint32_t atomic_add_acq_rel(uint32_t* address, uint32
   return old;
 }
 
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+
 // 2^x, with 2 ulp of error; 0 for -inf.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
@@ -177,7 +183,16 @@ __device__ __forceinline__ void mbarrier_arrive_after_copies(uint64_t* barrier) 
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Returns once the phase of this parity is complete. Acquire.
+// Whether the phase of this parity is complete. If so, acquire.
+__device__ __forceinline__ bool mbarrier_test(uint64_t* barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile("{ .reg .pred done; mbarrier.test_wait.parity.shared.b64 done, [%1], %2; selp.u32 %0, 1, 0, done; }"
+               : "=r"(done)
+               : "r"(shared_address(barrier)), "r"(parity)
+               : "memory");
+  return done != 0;
+}
+// Returns once it is.
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t done;
   do {

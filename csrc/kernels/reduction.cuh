@@ -56,6 +56,7 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
   const CutItem& cut = task.cut;
   const MergeGroups& groups = task.groups;
   const auto group_result = Partial<Traits>::at(p, group_slot(p.teams, cut.first_worker, task.group));
+  uint32_t shares = merges.shares;
 #pragma unroll 1
   for (bool top = !merges.of_group;; top = true) {
     const bool of_groups = top && groups.count > 1;
@@ -63,10 +64,19 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
     if (fixed_pieces_of<Traits>(p).any()) list = List::of_pieces(p, pieces);
     debug_delay(p.debug, worker_here(p), 4 * task.rows.query + 2 + of_groups);
     compute_barrier<Traits>();  // nobody reads what was in the ring, and what all have written is there
-    merge_partials<Traits>(list, staging, task.rows.count, [&](int row, int column, float4 o, float2 ml) {
+    int first_row = 0, rows = task.rows.count;
+    if constexpr (Traits::kManyRows) {
+      if (top) {  // the first run of shares that follow each other
+        const int first = __ffs(int(shares)) - 1, count = __ffs(int(~(shares >> first))) - 1;
+        first_row = task.shares.begin(first, rows, kMergeStepRows<Traits>);
+        rows = task.shares.begin(first + count, rows, kMergeStepRows<Traits>);
+        shares &= ~(((1u << count) - 1) << first);
+      }
+    }
+    merge_partials<Traits>(list, staging, first_row, rows, [&](int row, int column, float4 o, float2 ml) {
       ResultRow<Traits>::of(p, task.rows, top, group_result, row, column, ml).store(p, column, o);
     });
-    if (top || !merges.of_item) return;
+    if (shares == 0 || (top && !Traits::kManyRows)) return;
   }
 }
 

@@ -17,7 +17,11 @@ __device__ __forceinline__ SpanTask task_of(const DecodeParams& params, CutPiece
       return SpanTask::of_piece(pieces, tiles.span, rows, tiles.spans.last());
     }
   }
-  return SpanTask::of(params, cuts, tiles.span, rows, tiles.spans.last());
+  auto task = SpanTask::of(params, cuts, tiles.span, rows, tiles.spans.last());
+  if constexpr (Traits::kManyRows) {
+    if (!task.whole_item) task.shares = MergeShares::of(rows.count, kMergeStepRows<Traits>, task.cut.partials);
+  }
+  return task;
 }
 
 // What the producer's threads keep from tile to tile.
@@ -56,6 +60,8 @@ struct Producer {
       if (tiles.first) ring.smem.origins[span_slot.slot] = item.origin;
     }
   }
+  // Where the last one is that has been asked for.
+  __device__ __forceinline__ RingIndex last_tile() const { return stage.before(ring.num_stages); }
   __device__ __forceinline__ void pass_tile(bool last) {
     query_slot.count_tile(last);
     stage.advance(ring.num_stages);
@@ -66,7 +72,7 @@ struct Producer {
   template <typename Announce>
   __device__ __forceinline__ void end_span(const Announce& announce_cut) {
     write_task();
-    if (!tiles.span.whole_item() && Loader::in_task_warp()) announce_cut(span_slot.slot);
+    if (!tiles.span.whole_item() && (Traits::kManyRows || Loader::in_task_warp())) announce_cut(span_slot.slot);
     span_slot.advance(ring.num_stages);
     tiles.next_span();
     find_item();
@@ -92,7 +98,7 @@ struct Producer {
       loader.finish(stage.slot);
       pass_tile(last);
     }
-    end_span([&](int slot) { announce_cut_span<Traits>(params, ring.smem, slot); });
+    end_span([&](int slot) { announce_cut_span<Traits>(params, ring, slot, last_tile()); });
   }
 
  private:

@@ -13,6 +13,9 @@
 
 namespace leanattn {
 
+// Numbers from 8 on are those of warpgroups (wgmma_span.cuh).
+constexpr int kLoaderBarrier = 7;
+
 // This worker's part in the merges of a span's item. A warp calls it, after it has cleared the span's partial.
 template <typename Traits>
 __device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const SpanTask& task) {
@@ -28,13 +31,13 @@ __device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const Span
     }
     return __shfl_sync(~0u, taken, 0) == uint32_t(count - 1);
   };
-  if (groups.count == 1) return {false, is_last(cut.first_worker, cut.partials)};
+  if (groups.count == 1) return {false, uint32_t{is_last(cut.first_worker, cut.partials)}};
   const bool alone = task.members == 1;  // its partial is the group's
   if (!alone) {
-    if (!is_last(cut.first_worker + task.group * groups.size, task.members)) return {false, false};
+    if (!is_last(cut.first_worker + task.group * groups.size, task.members)) return {false, 0};
     Partial<Traits>::at(p, group_slot(p.teams, cut.first_worker, task.group)).clear(p, task.rows.count);
   }
-  return {!alone, is_last(cut.first_worker + groups.item_ticket(), groups.count)};
+  return {!alone, uint32_t{is_last(cut.first_worker + groups.item_ticket(), groups.count)}};
 }
 
 // The same of a batch-invariant call, after all partials of the item that are this worker's have been cleared. There is
@@ -48,29 +51,78 @@ __device__ __forceinline__ Merges take_tickets_of_pieces(const DecodeParams& p, 
     last = ptx::atomic_add_acq_rel(tickets, cut.own()) + cut.own() == uint32_t(cut.partials);
     if (last) *tickets = 0;  // nobody else asks for one before the next call
   }
-  return {false, last};
+  return {false, uint32_t{last}};
+}
+
+// The same of an item whose rows are shared out (merge_shares.h); a lane calls it, and then does what is left to do for
+// the next call. publish(merges): tells the warps that compute. computed(): whether they are done with the span's last
+// tile, and would have to wait.
+template <typename Computed, typename Publish>
+__device__ __forceinline__ void take_merge_ticket(const DecodeParams& p, const SpanTask& task, const Computed& computed,
+                                                  const Publish& publish) {
+  uint32_t* const word = p.workspace.tickets + task.cut.first_worker * p.team_size + member_here();
+  const MergeTicket ticket{task.cut.partials, task.shares.count, team_here() - task.cut.first_worker};
+  // Who has another item to do, or no share, need not see who comes.
+  const bool waits = task.ends_share && ticket.has_share();
+  uint32_t added = ticket.arrival() + (waits ? 0 : ticket.decision());
+  uint32_t before = ptx::atomic_add_acq_rel(word, added);
+  uint32_t shares = ticket.shares_on_arrival(before);
+  if (!waits) {
+    publish({false, shares});
+  } else {
+    added = ticket.decision();
+    bool certain = ticket.all_arrived(before + ticket.arrival());
+    while (!certain && !computed()) certain = ticket.all_arrived(ptx::load_acquire(word));
+    if (certain) publish({false, shares | ticket.own_share()});
+    before = ptx::atomic_add_acq_rel(word, added);
+    if (!certain) publish({false, ticket.shares_on_decision(before)});
+  }
+  if (ticket.complete(before + added)) *word = 0;
+}
+
+// A barrier of the loader warps.
+template <typename Traits>
+__device__ __forceinline__ void loader_barrier() {
+  ptx::named_barrier_sync<Traits::Loader::kProducerThreads>(kLoaderBarrier);
 }
 
 // Of a cut span whose task is in `slot`: clears its partial, lets the warps that compute write it, and takes its
-// tickets. A warp calls it.
+// tickets. `last_tile`: the one that was asked for last. The task's warp calls it; of many rows all loader warps do,
+// and each clears a part: one warp would take longer than the last tile does.
 template <typename Traits>
-__device__ __forceinline__ void announce_cut_span(const DecodeParams& p, typename Traits::SharedMemory& smem,
-                                                  int slot) {
+__device__ __forceinline__ void announce_cut_span(const DecodeParams& p, const TileRing<Traits>& ring, int slot,
+                                                  const RingIndex& last_tile) {
+  auto& smem = ring.smem;
   const int lane = int(threadIdx.x) % 32;
   __syncwarp();  // the lane that wrote the task has done so
+  if constexpr (Traits::kManyRows) loader_barrier<Traits>();
   const SpanTask task = smem.tasks[slot];
   const bool pieces = fixed_pieces_of<Traits>(p).any();
   // What no other worker reads is read behind a barrier.
   const bool shared = !pieces || smem.pieces[slot].shared();
-  if (shared) Partial<Traits>::at(p, task.slot).clear(p, task.rows.count);
+  constexpr int kThreads = Traits::kManyRows ? Traits::Loader::kProducerThreads : 32;
+  if (shared) Partial<Traits>::at(p, task.slot).template clear<kThreads>(p, task.rows.count);
   __syncwarp();
+  if constexpr (Traits::kManyRows) {
+    loader_barrier<Traits>();
+    if (!Traits::Loader::in_task_warp()) return;
+  }
   if (lane == 0) ptx::mbarrier_arrive(&smem.task_there[slot]);
   if (pieces && !(shared && smem.pieces[slot].last_own())) return;
-  const Merges merges = pieces ? take_tickets_of_pieces(p, task, smem.pieces[slot]) : take_tickets<Traits>(p, task);
-  if (lane == 0) {
+  const auto publish = [&](const Merges& merges) {
     smem.merges[task.ends_share] = merges;
     ptx::mbarrier_arrive(&smem.tickets_there[task.ends_share]);
+  };
+  if constexpr (Traits::kManyRows) {
+    if (task.shares.count > 1) {
+      debug_delay(p.debug, worker_here(p), 4 * task.rows.query);
+      const auto computed = [&] { return ptx::mbarrier_test(&smem.empty[last_tile.slot], last_tile.parity); };
+      if (lane == 0) take_merge_ticket(p, task, computed, publish);
+      return;
+    }
   }
+  const Merges merges = pieces ? take_tickets_of_pieces(p, task, smem.pieces[slot]) : take_tickets<Traits>(p, task);
+  if (lane == 0) publish(merges);
 }
 
 // The answer, for the warps that compute. `cut`: of a batch-invariant call.
@@ -78,8 +130,8 @@ template <typename Traits>
 __device__ __forceinline__ Merges merges_of(const DecodeParams& p, typename Traits::SharedMemory& smem,
                                             const SpanTask& task, const CutPieces& cut) {
   if (fixed_pieces_of<Traits>(p).any()) {
-    if (!cut.last_own()) return {false, false};
-    if (!cut.shared()) return {false, true};
+    if (!cut.last_own()) return {false, 0};
+    if (!cut.shared()) return {false, 1};
   }
   ptx::mbarrier_wait(&smem.tickets_there[task.ends_share], 0);
   return smem.merges[task.ends_share];

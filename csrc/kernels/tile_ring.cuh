@@ -28,6 +28,9 @@ struct RingIndex {
       parity ^= 1;
     }
   }
+  __device__ __forceinline__ RingIndex before(int num_slots) const {
+    return slot == 0 ? RingIndex{num_slots - 1, parity ^ 1} : RingIndex{slot - 1, parity};
+  }
 };
 
 // The slot of a span's queries: that of its task, or where there are two of them, one of these by turns. Then the

@@ -41,6 +41,8 @@ constexpr int32_t cuda_tile_tokens(int32_t head_dim, int32_t heads, int32_t item
 
 // CUDA: to switch items (load Q, merge the warps, write) takes a CTA about as long as a tile does.
 constexpr int32_t kCudaItemCost = 1;
+// ... with wgmma as four do: its partials have eight times as many rows (docs/tuning.md).
+constexpr int32_t kWgmmaItemCost = 4;
 
 // CUDA: items of several KV heads have this many, with this many query rows each at most: more rows of Q and of
 // partials do not fit into shared memory.
@@ -65,7 +67,7 @@ struct Shape {
   bool paged;
   int32_t itemsize;  // bytes of an element of the cache
   bool score_options;
-  int32_t packed_rows;  // of packed queries, packed_rows(); of others, kRowsWgmma or 0
+  int32_t row_limit;  // query rows of an item, of packed queries and with wgmma; 0: cuda_block_rows() has a limit
   bool batch_invariant;
 
   // Kernels have one head_dim, for K and V.
@@ -73,31 +75,33 @@ struct Shape {
   constexpr bool wide() const { return widest() > 128; }
   // Needs a CUDA kernel that can do more, with fewer query rows.
   constexpr bool general() const {
-    return score_options || packed_rows > 0 || batch_invariant || itemsize == 1 || wide() || head_dim != v_head_dim ||
+    return score_options || row_limit > 0 || batch_invariant || itemsize == 1 || wide() || head_dim != v_head_dim ||
            cuda_head_dim(head_dim) != head_dim;
   }
   constexpr int32_t cuda_tile(int32_t heads) const {
-    if (packed_rows == kRowsWgmma) return kTokensWgmma;
+    if (row_limit == kRowsWgmma) return kTokensWgmma;
     return cuda_tile_tokens(cuda_head_dim(widest()), heads, itemsize);
   }
 };
+
+// Whether the kernel with wgmma can do a call. `head_dim`: the wider one.
+constexpr bool fits_wgmma(int32_t head_dim, int32_t itemsize, bool batch_invariant) {
+  return head_dim <= 128 && itemsize == 2 && !batch_invariant;
+}
 
 // Packed queries: whether sequences have so many of them on average that wgmma is worth while. Items of 16 rows read K
 // and V as fast as memory gives them, and a tile takes wgmma as long as 64 rows do, longer than to read it.
 constexpr bool many_packed_rows(int64_t tokens, int64_t group, int64_t batch) {
   return tokens * group > kMostRowsGeneral * batch;
 }
-// Packed queries: rows of an item at most. `head_dim`: the wider one; `wgmma`: the GPU and the build have it, and
-// it is worth while.
-constexpr int32_t packed_rows(bool cuda, bool wgmma, int32_t head_dim, int32_t itemsize) {
+// ... their Shape::row_limit. `wgmma`: the GPU and the build have it, and it is worth while.
+constexpr int32_t packed_row_limit(bool cuda, bool wgmma, int32_t head_dim, int32_t itemsize, bool batch_invariant) {
   if (!cuda) return kMaxBlockRows;
-  if (wgmma && head_dim <= 128 && itemsize == 2) return kRowsWgmma;
+  if (wgmma && fits_wgmma(head_dim, itemsize, batch_invariant)) return kRowsWgmma;
   return head_dim > 128 ? kMostRowsWide : kMostRowsGeneral;
 }
 // Query tokens of a block (query_blocks.h) at most, so that its rows of a KV head are an item's.
-constexpr int32_t block_tokens(int32_t group, int32_t packed_rows) {
-  return group < packed_rows ? packed_rows / group : 1;
-}
+constexpr int32_t block_tokens(int32_t group, int32_t row_limit) { return group < row_limit ? row_limit / group : 1; }
 
 // The query rows of a KV head in as few items as possible, of equal size.
 struct RowBlocks {
@@ -120,7 +124,7 @@ constexpr double cuda_bytes(const Shape& shape) {
 // of 67 MB 41, 29 and 40; of 268 MB 141, 85 and 76 (docs/tuning.md).
 constexpr int32_t cuda_block_rows(const Shape& shape) {
   const double bytes = cuda_bytes(shape);
-  if (shape.packed_rows > 0) return shape.packed_rows;
+  if (shape.row_limit > 0) return shape.row_limit;
   if (shape.wide()) return kMostRowsWide;
   if (shape.batch_invariant) return kMostRowsGeneral;  // the cache is another one in another batch
   if (shape.general()) return bytes <= 8e6 ? 8 : kMostRowsGeneral;
@@ -135,7 +139,7 @@ constexpr int32_t cuda_block_rows(const Shape& shape) {
 // many sequences of two tiles at most, of which to switch items takes longer than to read them.
 constexpr int32_t kHeadsForATeam = 12;
 constexpr int32_t cuda_heads(const Shape& shape, int32_t workers) {
-  const bool one_head = shape.wide() || shape.packed_rows > 0 || shape.batch_invariant;  // whatever the batch
+  const bool one_head = shape.wide() || shape.row_limit > 0 || shape.batch_invariant;  // whatever the batch
   if (shape.num_kv_heads % kManyHeads != 0 || shape.rows > kManyHeadsRows || one_head) return 1;
   const int64_t items = int64_t{shape.batch} * (shape.num_kv_heads / kManyHeads);
   const bool few_cuts = 10 * items >= 9 * workers;
@@ -187,22 +191,24 @@ constexpr int32_t cuda_tiles_in_flight(const Shape& shape, int32_t heads) {
 }
 
 // CUDA: whether queries that are not packed go to the kernel with wgmma, if there is one. Where their rows are too many
-// for one item of the others, each of whose items reads K and V again: of 268 MB, 16 tokens of llama8b take 108 us in
-// two items and 75 in one. But every piece of an item leaves a partial of all these rows. Merging them costs more than
-// it saves if many workers share an item, or read little: 16 tokens of 8k of 70b/tp8, alone, take 12 us and would take
-// 52 (docs/tuning.md). How much they read is not known here, only how much the cache can hold.
-constexpr int32_t kMostWorkersAnItem = 9;
-constexpr double kLeastBytesWgmma = 30e6;
+// for one item of the others, each of whose items reads K and V again: of 268 MB, 16 tokens of llama8b take 109 us in
+// two items and 75 in one. But every piece of an item leaves a partial of all these rows. That costs more than it saves
+// if many workers share an item, or read little: 16 tokens of 8k of 70b/tp8, alone, take 12 us and would take 49. How
+// much they read is not known here, only how much the cache can hold: of 16 such sequences of 1k in a larger cache, 8
+// tokens take 12 us instead of 11, 16 take 18 instead of 13; of 8k, 31 instead of 41, and 35 instead of 74
+// (docs/tuning.md).
+constexpr int32_t kMostWorkersAnItem = 17;
+constexpr double kLeastBytesWgmma = 16e6;
 constexpr bool takes_wgmma(const Shape& shape, int32_t workers) {
-  const bool can = shape.packed_rows == 0 && shape.itemsize == 2 && !shape.wide() && !shape.batch_invariant;
+  const bool fits = shape.row_limit == 0 && fits_wgmma(shape.widest(), shape.itemsize, shape.batch_invariant);
   const bool few_rows = shape.rows <= (shape.general() ? kMostRowsGeneral : kMaxBlockRows);
   const bool few_items = int64_t{kMostWorkersAnItem} * shape.batch * shape.num_kv_heads < workers;
-  return can && !few_rows && !few_items && cuda_bytes(shape) >= kLeastBytesWgmma;
+  return fits && !few_rows && !few_items && cuda_bytes(shape) >= kLeastBytesWgmma;
 }
 
 struct Tiling {
-  int32_t packed_rows;  // Shape::packed_rows
-  int32_t heads;        // of an item
+  int32_t row_limit;  // Shape::row_limit
+  int32_t heads;      // of an item
   RowBlocks rows;
   int32_t tile_tokens;
   int32_t tiles_in_flight;
@@ -212,34 +218,34 @@ struct Tiling {
 };
 // `wgmma`: there is, in the GPU and in the build.
 constexpr Tiling cuda_tiling(Shape shape, int32_t workers, bool wgmma) {
-  if (wgmma && takes_wgmma(shape, workers)) shape.packed_rows = kRowsWgmma;
+  if (wgmma && takes_wgmma(shape, workers)) shape.row_limit = kRowsWgmma;
   const int32_t heads = cuda_heads(shape, workers);
   const auto rows = RowBlocks::of(shape.rows, cuda_block_rows(shape));
   const int64_t items = int64_t{shape.num_kv_heads} / heads * rows.row_blocks;
   const int32_t team_size =
       cuda_team_size(items, workers, cuda_most_in_team(heads, int64_t{shape.itemsize} * shape.head_dim));
-  return {shape.packed_rows,
+  return {shape.row_limit,
           heads,
           rows,
           shape.cuda_tile(heads),
           cuda_tiles_in_flight(shape, heads),
-          kCudaItemCost,
+          shape.row_limit == kRowsWgmma ? kWgmmaItemCost : kCudaItemCost,
           team_size,
           cuda_head_dim(shape.widest())};
 }
 constexpr Tiling cpu_tiling(const Shape& shape) {
-  return {shape.packed_rows, 1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, 1, kCpuItemCost, 1,
+  return {shape.row_limit, 1, RowBlocks::of(shape.rows, kMaxBlockRows), kCpuTileTokens, 1, kCpuItemCost, 1,
           shape.v_head_dim};
 }
 
 inline Shape shape_of(const DecodeParams& p) {
   return {p.batch,         p.seen_tokens, p.num_kv_heads,   p.rows,
           p.head_dim,      p.v_head_dim,  p.paged(),        element_size(p.cache_dtype),
-          p.score_options, p.packed_rows, p.batch_invariant};
+          p.score_options, p.row_limit,   p.batch_invariant};
 }
 
 inline void apply(const Tiling& tiling, int32_t workers, DecodeParams& p) {
-  p.packed_rows = tiling.packed_rows;
+  p.row_limit = tiling.row_limit;
   p.heads = tiling.heads;
   p.row_blocks = tiling.rows.row_blocks;
   p.block_rows = tiling.rows.block_rows;

@@ -25,6 +25,16 @@ def test_all_ways_give_the_same(q_len: int) -> None:
         assert row_error(calls[0](), expected) <= method.TOLERANCE["bf16"]
 
 
+def test_a_larger_cache_changes_nothing() -> None:
+    case = Case.random(SHAPE, torch.bfloat16, "cpu", copies=2)
+    larger = query_tokens.in_larger_cache(case, 200)
+    assert [tuple(cache.shape) for cache in larger.k + larger.v] == [(3, 200, 2, 64)] * 4
+    assert all(cache[:, 96:].isnan().all() for cache in larger.k + larger.v)
+    assert torch.equal(bind_leanattn(larger)[1](), bind_leanattn(case)[1]())
+    names = [query_tokens.InCache(SHAPE, capacity).name for capacity in (96, 2048)]
+    assert names == ["some shape", "some shape in 2k"]
+
+
 def test_the_tree_is_a_causal_mask() -> None:
     tree = query_tokens.causal_tree(2, 4, torch.device("cpu"))
     assert tree.tolist() == [[[0b1], [0b11], [0b111], [0b1111]]] * 2

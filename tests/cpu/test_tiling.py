@@ -78,8 +78,8 @@ def test_tiles_are_those_of_the_wider_of_k_and_v(dims: tuple[int, int], of_kerne
     assert large.block_rows == (8 if of_kernel > 128 else 16)
     assert tiling_of("cpu", head_dim=dims[0], v_head_dim=dims[1]) == tiling_of("cpu", head_dim=dims[0])
     for wgmma in (False, True):
-        of_both = schedule.packed_rows("cuda", wgmma=wgmma, head_dim=dims[0], v_head_dim=dims[1])
-        assert of_both == schedule.packed_rows("cuda", wgmma=wgmma, head_dim=max(dims))
+        of_both = schedule.packed_row_limit("cuda", wgmma=wgmma, head_dim=dims[0], v_head_dim=dims[1])
+        assert of_both == schedule.packed_row_limit("cuda", wgmma=wgmma, head_dim=max(dims))
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_tiles_are_those_of_the_wider_of_k_and_v(dims: tuple[int, int], of_kerne
         ({"itemsize": 1, "head_dim": 192}, 2),
         ({"itemsize": 1, "head_dim": 256, "v_head_dim": 128}, 3),
         ({"batch": 66, "num_kv_heads": 16}, 2),  # items of four heads
-        ({"packed_rows": 128}, 2),
-        ({"packed_rows": 128, "head_dim": 64}, 4),  # of 16 KB
+        ({"row_limit": 128}, 2),
+        ({"row_limit": 128, "head_dim": 64}, 4),  # of 16 KB
         ({"head_dim": 2**29}, 1),  # as large as none is
         ({"batch_invariant": True}, 3),
         ({"batch_invariant": True, "head_dim": 192, "v_head_dim": 128}, 5),
@@ -123,9 +123,10 @@ def test_wgmma_is_for_more_rows_than_other_items_have(
         ({"rows": 128}, 128),
         ({"rows": 160}, 80),
         ({"rows": 32}, 32),  # an item of the others
-        ({"rows": 33, "max_tokens": 800}, 11),  # 26 MB: to merge partials takes longer
-        ({"rows": 33, "batch": 1, "max_tokens": 2**18}, 17),  # eight items for all workers
-        ({"rows": 33, "batch": 2, "max_tokens": 2**15}, 33),  # sixteen
+        ({"rows": 33, "max_tokens": 480}, 11),  # 15.7 MB: to merge partials takes longer
+        ({"rows": 33, "max_tokens": 490}, 33),
+        ({"rows": 33, "batch": 7, "num_kv_heads": 1, "max_tokens": 2**18}, 17),  # seven items for all workers
+        ({"rows": 33, "batch": 8, "num_kv_heads": 1, "max_tokens": 2**15}, 33),
         ({"rows": 17, "head_dim": 96}, 17),  # one of a kernel that can do more has 16 rows
         ({"rows": 16, "head_dim": 96}, 16),
         ({"rows": 33, "head_dim": 64}, 33),

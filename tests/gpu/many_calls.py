@@ -18,14 +18,17 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from query_tokens_contract import Shape, decode, inputs_of  # noqa: E402
 
-# Items of one KV head and of four, of 8 rows and of 16, in teams and not. Small and large ones take turns, so
-# that caches, code and workspace are never quite as the call before of the same kind left them.
+# Items of one KV head and of four, of 8 rows and of 16, in teams and not; of 128, whose workers share their
+# merge, whether all fit on the GPU at once or not. Small and large ones take turns, so that caches, code and
+# workspace are never quite as the call before of the same kind left them.
 SHAPES: tuple[Shape, ...] = (
     ((8, 2), 2, "small"),
     ((8, 1), 5, "small"),
     ((16, 1), 16, "small"),
     ((16, 8), 4, "small"),
     ((16, 4), 3, "large"),
+    ((16, 1), 16, "large"),
+    ((32, 4), 16, "large"),
 )
 WORKERS = (3, 40, 132, 1024)
 CALLS_IN_A_ROW = 20
@@ -53,7 +56,7 @@ def run(device: torch.device, rounds: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--rounds", type=int, default=20, help="of 800 calls each")
+    parser.add_argument("--rounds", type=int, default=20, help="of 1120 calls each")
     args = parser.parse_args()
     print(f"{run(torch.device(args.device), args.rounds)} calls gave the same bits")
 
