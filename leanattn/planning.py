@@ -113,8 +113,6 @@ def plan(
         raise TypeError(f"v_head_dim: {type(v_head_dim).__name__}, expected int or None")
     check_window(window_size)
     left, right = window_size
-    # Otherwise a right bound is the causal mask, or none.
-    some_see_later_tokens = not causal and 0 < right < q_len_of(q) - 1
     options = ScoreOptions(
         softcap=softcap, sinks=sinks, alibi_slopes=alibi_slopes, tree_mask=tree_mask
     ).used()
@@ -129,7 +127,7 @@ def plan(
         "num_workers": ALL_WORKERS if sm_margin == 0 else num_workers(cache_seqlens.device, sm_margin),
         "page_size": 0 if block_table is None else k_cache.shape[1],
         "window_left": left,
-        "score_options": bool(options) or some_see_later_tokens,
+        "score_options": bool(options),
         "itemsize": k_cache.element_size(),
         "window_right": 0 if causal else right,
         "cu_seqlens_q": cu_seqlens_q,

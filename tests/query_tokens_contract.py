@@ -138,10 +138,25 @@ class QueryTokensContract:
     # No more than 1024 pieces, of up to 32 blocks of rows a sequence.
     @pytest.mark.parametrize("splits", [1, 2, 6])
     @pytest.mark.parametrize(("heads", "q_len"), [((8, 2), 3), ((16, 1), 16), ((71, 1), 2), ((16, 16), 7)])
+    @pytest.mark.parametrize(("layout", "max_tokens"), [("interleaved", None), ("expanded", 60_000)])
     def test_fixed_splits(
-        self, device: torch.device, heads: tuple[int, int], q_len: int, splits: int, causal: bool
+        self,
+        device: torch.device,
+        heads: tuple[int, int],
+        q_len: int,
+        splits: int,
+        causal: bool,
+        layout: str,
+        max_tokens: int | None,
     ) -> None:
-        inputs = make_inputs((700, 1, 0, 129, 67), device=device, q_len=q_len, heads=heads)
+        inputs = make_inputs(
+            (700, 1, 0, 129, 67),
+            device=device,
+            q_len=q_len,
+            heads=heads,
+            layout=layout,
+            max_tokens=max_tokens,
+        )
         inputs.causal = causal
         expected = decode_debug(inputs, 1, fixed_splits=splits)
         check_against_reference(inputs, *expected)

@@ -160,9 +160,6 @@ DecodeCall checked_call(const DecodeArguments& args) {
   p.lse_strides = lse_strides(a, p);
   p.plan = args.plan != nullptr ? checked_plan(*args.plan, p.batch, a.q.device) : nullptr;
   set_window(p, p.scores.window_left, a.offsets.has_value());
-  p.causal_tokens = hidden_tokens(p.q_len, p.scores.window_right);
-  const bool some_see_later_tokens = p.causal_tokens > 0 && p.causal_tokens < p.q_len - 1;
-  p.score_options = p.scores.any() || some_see_later_tokens;
   p.score_changes = p.scores.changes();
   p.workers = workers;
   p.scale_log2 = scale_log2;
@@ -182,6 +179,9 @@ void set_window(DecodeParams& p, int32_t window_left, bool packed) {
   const bool unbounded = window_left < 0 || (packed && p.scores.window_right < 0);
   const int64_t in_window = int64_t{window_left} + p.q_len + (packed ? p.scores.window_right : 0);
   p.seen_tokens = unbounded ? p.max_tokens : static_cast<int32_t>(std::min<int64_t>(p.max_tokens, in_window));
+  p.causal_tokens = hidden_tokens(p.q_len, p.scores.window_right);
+  const bool some_see_later_tokens = p.causal_tokens > 0 && p.causal_tokens < p.q_len - 1;
+  p.score_options = p.scores.any() || some_see_later_tokens;
 }
 
 void set_query_rows(DecodeParams& p, int64_t q_len, int64_t group) {

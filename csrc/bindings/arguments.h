@@ -72,8 +72,8 @@ PackedQueries checked_packed_queries(const torch::stable::Tensor& cu_seqlens_q, 
 // naming the argument.
 ScoreOptions checked_score_options(const ScoreArguments& args, const DecodeParams& params, const Anchor& q);
 
-// Sets scores.window_left, -1 for no bound or one that hides nothing, and seen_tokens; max_tokens, q_len and
-// scores.window_right are set.
+// Sets scores.window_left, -1 for no bound or one that hides nothing, seen_tokens, causal_tokens and score_options;
+// max_tokens, q_len and all else of scores are set.
 void set_window(DecodeParams& params, int32_t window_left, bool packed);
 
 // window_left or window_right, -1 for no bound; throws std::invalid_argument, naming it.

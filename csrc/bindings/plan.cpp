@@ -84,7 +84,7 @@ void plan_out(const Tensor& cache_seqlens, Tensor plan, int64_t max_tokens, int6
   }
   p.plan = checked_plan(plan, p.batch, lengths.device);
   set_window(p, p.scores.window_left, cu_seqlens_q.has_value());
-  p.score_options = score_options || p.scores.any();
+  p.score_options = score_options || p.score_options;
 #ifdef LEANATTN_WITH_CUDA
   if (lengths.device.type == aoti_torch_device_type_cuda()) return plan_cuda(call, lengths.device.index);
 #endif

@@ -34,7 +34,11 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     const SpanTask task = ring.smem.tasks[span_slot.slot];  // before the slot may be free
     CutPieces pieces;                                       // of a batch-invariant call
     if (fixed_pieces_of<Traits>(params).any()) pieces = ring.smem.pieces[span_slot.slot];
-    ptx::mbarrier_arrive(&ring.smem.empty[stage.slot]);
+    // No tile waits for the last stage of a share. Where rows are many, it is freed when the partial has been written,
+    // which is what the producer wants to know (take_merge_ticket).
+    uint64_t* const last_stage = &ring.smem.empty[stage.slot];
+    const bool when_written = Traits::kManyRows && (flags & TileNote::kEnd);
+    if (!when_written) ptx::mbarrier_arrive(last_stage);
     stage.advance(ring.num_stages);
     span_slot.advance(ring.num_stages);
     query_slot.next_span();
@@ -46,6 +50,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
     merge_warps(loop, ring.smem, task.rows.count / Traits::kHeads, params, [&](int row, int column, float2 ml) {
       return ResultRow<Traits>::of(params, task.rows, task.whole_item, partial, row, column, ml);
     });
+    if (when_written) ptx::mbarrier_arrive(last_stage);
     if (!task.whole_item) {
       const Merges merges = merges_of<Traits>(params, ring.smem, task, pieces);
       const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;

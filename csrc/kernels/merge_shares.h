@@ -1,12 +1,12 @@
 // Stage 3, who merges which rows of a cut item.
 //
-// Of few query rows whoever comes last merges all partials. Of many that takes long: 64 rows of eight partials are a
-// quarter of a megabyte, some four microseconds for one SM, while the other workers have nothing to do. So the rows are
-// shared out: the worker of the i-th partial merges the i-th share of them, if it can be sure of all partials when it
-// has written its own. Who cannot gives its share to the last to come, and goes:
+// Of few query rows whoever comes last merges all partials. Of more than eight (Traits::kManyRows) that takes long: 16
+// rows of 16 partials are 135 KB, four microseconds for one SM, while the other workers have nothing to do. So the rows
+// are shared out: the worker of the i-th partial merges the i-th share of them, if it can be sure of all partials when
+// it has written its own. Who cannot gives its share to the last to come, and goes:
 //
 //   rows       [ share 0 | share 1 | share 2 ]
-//   worker 0   arrives, and sees when its last tile is done that all have arrived: merges share 0
+//   worker 0   arrives, and sees before its own partial is written that all have arrived: merges share 0
 //   worker 1   arrives, and has another item to do: gives share 1 away
 //   worker 2   arrives last: merges share 2, and share 1
 //

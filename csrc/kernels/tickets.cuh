@@ -55,10 +55,10 @@ __device__ __forceinline__ Merges take_tickets_of_pieces(const DecodeParams& p, 
 }
 
 // The same of an item whose rows are shared out (merge_shares.h); a lane calls it, and then does what is left to do for
-// the next call. publish(merges): tells the warps that compute. computed(): whether they are done with the span's last
-// tile, and would have to wait.
-template <typename Computed, typename Publish>
-__device__ __forceinline__ void take_merge_ticket(const DecodeParams& p, const SpanTask& task, const Computed& computed,
+// the next call. publish(merges): tells the warps that compute. written(): whether they have written the partial, and
+// wait.
+template <typename Written, typename Publish>
+__device__ __forceinline__ void take_merge_ticket(const DecodeParams& p, const SpanTask& task, const Written& written,
                                                   const Publish& publish) {
   uint32_t* const word = p.workspace.tickets + task.cut.first_worker * p.team_size + member_here();
   const MergeTicket ticket{task.cut.partials, task.shares.count, team_here() - task.cut.first_worker};
@@ -72,7 +72,7 @@ __device__ __forceinline__ void take_merge_ticket(const DecodeParams& p, const S
   } else {
     added = ticket.decision();
     bool certain = ticket.all_arrived(before + ticket.arrival());
-    while (!certain && !computed()) certain = ticket.all_arrived(ptx::load_acquire(word));
+    while (!certain && !written()) certain = ticket.all_arrived(ptx::load_acquire(word));
     if (certain) publish({false, shares | ticket.own_share()});
     before = ptx::atomic_add_acq_rel(word, added);
     if (!certain) publish({false, ticket.shares_on_decision(before)});
@@ -88,7 +88,7 @@ __device__ __forceinline__ void loader_barrier() {
 
 // Of a cut span whose task is in `slot`: clears its partial, lets the warps that compute write it, and takes its
 // tickets. `last_tile`: the one that was asked for last. The task's warp calls it; of many rows all loader warps do,
-// and each clears a part: one warp would take longer than the last tile does.
+// and each clears a part.
 template <typename Traits>
 __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, const TileRing<Traits>& ring, int slot,
                                                   const RingIndex& last_tile) {
@@ -116,8 +116,8 @@ __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, const T
   if constexpr (Traits::kManyRows) {
     if (task.shares.count > 1) {
       debug_delay(p.debug, worker_here(p), 4 * task.rows.query);
-      const auto computed = [&] { return ptx::mbarrier_test(&smem.empty[last_tile.slot], last_tile.parity); };
-      if (lane == 0) take_merge_ticket(p, task, computed, publish);
+      const auto written = [&] { return ptx::mbarrier_test(&smem.empty[last_tile.slot], last_tile.parity); };
+      if (lane == 0) take_merge_ticket(p, task, written, publish);
       return;
     }
   }

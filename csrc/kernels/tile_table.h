@@ -119,16 +119,16 @@ constexpr double cuda_bytes(const Shape& shape) {
   return row_bytes * shape.batch * shape.max_tokens * shape.num_kv_heads;
 }
 
-// CUDA: to merge partials of many rows takes long, and to read little K and V again from L2 does not. Of 4 MB of
-// llama8b, 4 query tokens take 8 us in items of 8 rows and 10 in items of 16; 8 tokens 10, 9 and, in items of 32, 19;
-// of 67 MB 41, 29 and 40; of 268 MB 141, 85 and 76 (docs/tuning.md).
+// CUDA: to merge partials of many rows takes long, and to read little K and V again from L2 does not. 8 tokens of
+// llama8b take 6.7 us in items of 8 rows and 8.7 in items of 32 where that is 4 MB, of 67 MB 26 in items of 16 and 24
+// in items of 32 (docs/tuning.md).
 constexpr int32_t cuda_block_rows(const Shape& shape) {
   const double bytes = cuda_bytes(shape);
   if (shape.row_limit > 0) return shape.row_limit;
   if (shape.wide()) return kMostRowsWide;
   if (shape.batch_invariant) return kMostRowsGeneral;  // the cache is another one in another batch
   if (shape.general()) return bytes <= 8e6 ? 8 : kMostRowsGeneral;
-  return bytes <= 8e6 ? 8 : (bytes <= 100e6 ? 16 : kMaxBlockRows);
+  return bytes <= 8e6 ? 8 : (bytes <= 20e6 ? 16 : kMaxBlockRows);
 }
 
 // CUDA: in a cache [batch, tokens, heads, dim], neighbouring heads of a token are neighbours in memory, and DRAM gives
