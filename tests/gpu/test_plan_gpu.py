@@ -36,11 +36,11 @@ def test_the_op_knows_what_makes_a_call_one_of_options(gpu: torch.device) -> Non
     inputs = make_inputs(RAGGED, device=gpu, q_len=8, heads=(8, 2), layout="expanded", max_tokens=60_000)
     at = (inputs.q, inputs.k_cache, inputs.cache_seqlens)
     shapes = {"max_tokens": 60_000, "num_q_heads": 8, "num_kv_heads": 2, "head_dim": inputs.q.shape[-1]}
-    plans = {
-        right: torch.ops.leanattn.plan(inputs.cache_seqlens, q_len=8, window_right=right, **shapes)
-        for right in (-1, 0, 3, 7)
-    }
-    for right, plan in plans.items():
-        assert torch.equal(plan, leanattn.plan(*at, causal=False, window_size=(-1, right)))
-        differs = not torch.equal(plan, plans[-1])
-        assert differs == (right == 3)
+    plans = {}
+    for right in (-1, 0, 3, 7):
+        # Zeros, since a plan has room for more workers than it is for.
+        expected, plans[right] = torch.zeros(2, leanattn.plan(*at).numel(), dtype=torch.int32, device=gpu)
+        leanattn.plan(*at, causal=False, window_size=(-1, right), out=expected)
+        torch.ops.leanattn.plan_out(inputs.cache_seqlens, plans[right], q_len=8, window_right=right, **shapes)
+        assert torch.equal(plans[right], expected)
+    assert [not torch.equal(plan, plans[-1]) for plan in plans.values()] == [False, False, True, False]
