@@ -1,6 +1,7 @@
 // Stage 3: the host-block reduction. Every span of a cut item leaves a partial (m, l, O) in the workspace, and one of
-// the workers, the host block (tickets.cuh), merges them in token order. An item of many partials is merged in two
-// levels: groups of neighbours first, then the groups (MergeGroups). The order of the sums is that of the tokens and
+// the workers, the host block (tickets.cuh), merges them in token order; of many query rows, each of several workers
+// merges a share (merge_shares.h). An item of many partials is merged in two levels: groups of neighbours first, then
+// the groups (MergeGroups). The order of the sums is that of the tokens and
 // not of arrival: the same bits on every run. In a batch-invariant call (fixed_pieces.h) a worker may have several
 // partials of an item, or all of them.
 //

@@ -1,5 +1,6 @@
-// Stage 3, who merges. Every span of a cut item has a ticket; whoever takes the last one is the host block. Tickets are
-// taken ahead, by the producer, when the span's last tile has been asked for: the answer is there when the partial is.
+// Stage 3, who merges. Every span of a cut item has a ticket; whoever takes the last one is the host block, or, where
+// the rows of an item are shared out (merge_shares.h), whoever finds that all have been taken. Tickets are taken ahead,
+// by the producer, when the span's last tile has been asked for: the answer is there when the partial is.
 //
 // So the host block may have to wait for partials, but only of workers that have taken a ticket. Those are running,
 // their last tile is on its way or about to be asked for, and none of them can wait for the host block in turn: all
