@@ -190,7 +190,8 @@ def _(
         device, group = cache_seqlens.device, num_q_heads // num_kv_heads
         rows = packed_row_limit(
             device.type,
-            wgmma=has_wgmma(device) and many_packed_rows(q_len, group, sequences),
+            # In this order: a compiler has to know the sizes only where they matter.
+            wgmma=not batch_invariant and has_wgmma(device) and many_packed_rows(q_len, group, sequences),
             head_dim=head_dim,
             v_head_dim=v_head_dim,
             itemsize=itemsize,

@@ -169,8 +169,9 @@ def plan_schedule(
         workers: CTAs or threads; :data:`ALL_WORKERS` for those that the call would take.
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
-        score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask. (With
-            a window, max_tokens is at most what it shows, left + q_len.)
+        score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask, or
+            queries that see some but not all of the new tokens after their own. (With a window, max_tokens is
+            at most what it shows, left + q_len.)
         batch_invariant: as in the call.
     """
     # decode itself does without the schedule on the host, so it must not need the module at import.

@@ -222,7 +222,8 @@ def tiling(
         v_head_dim: of ``v_cache``; head_dim if None.
         paged: whether the call has a ``block_table``.
         itemsize: bytes of an element of ``k_cache``.
-        score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask.
+        score_options: whether the call has a window, padding, soft cap, sinks, slopes or a tree's mask, or
+            queries that see some but not all of the new tokens after their own.
         row_limit: what :func:`packed_row_limit` says if it has ``cu_seqlens_q``. Then batch is the number of
             blocks of queries, and rows are those of :func:`block_tokens` query tokens.
         batch_invariant: as in the call; batch and max_tokens then change nothing.
@@ -323,15 +324,15 @@ def partial_slots(workers: int) -> int:
     return _schedule.partial_slots(workers)
 
 
-def merge_shares(rows: int, step_rows: int, partials: int) -> list[range]:
-    """Which rows each of an item's workers merges, where they share that (``csrc/kernels/merge_shares.h``).
+def merge_parts(rows: int, step_rows: int, partials: int) -> list[range]:
+    """Which rows each of an item's workers merges, where they share that (``csrc/kernels/merge_parts.h``).
 
     Args:
         rows: query rows of the item.
         step_rows: rows that the threads of a worker merge at once.
         partials: of the item, one of each worker.
     """
-    begins = _schedule.merge_shares(rows, step_rows, partials)
+    begins = _schedule.merge_parts(rows, step_rows, partials)
     return [range(begin, end) for begin, end in pairwise(begins)]
 
 

@@ -28,8 +28,8 @@ GROUPS = (1, 4, 5, 8, 16, 71)
 both_masks = pytest.mark.parametrize("causal", [True, False])
 
 # Query and KV heads, q_len, and the cache: a GPU's items have 8 rows at most of a small one, 16 of one
-# between, 32 of a large one, or with wgmma 128. Several blocks of rows, borders of blocks inside a token, and
-# several KV heads of 8 rows each, which few workers read together.
+# between of one KV head, 32 of a large one, or with wgmma 128. Several blocks of rows, borders of blocks
+# inside a token, and several KV heads of 8 rows each, which few workers read together.
 SHAPES = [
     ((8, 2), 2, "small"),
     ((8, 2), 4, "between"),
@@ -58,7 +58,7 @@ def borders(q_len: int, longest: int = 3000) -> tuple[int, ...]:
 def inputs_of(device: torch.device, shape: Shape, head_dim: int, dtype: torch.dtype) -> Inputs:
     heads, q_len, cache = shape
     return make_inputs(
-        borders(q_len, 200 if cache == "small" else 3000),
+        borders(q_len, {"small": 200, "between": 1200, "large": 3000}[cache]),
         device=device,
         q_len=q_len,
         heads=heads,
@@ -162,6 +162,19 @@ class QueryTokensContract:
         check_against_reference(inputs, *expected)
         got = decode_debug(inputs, 1, fixed_splits=splits, delay_seed=1, garbage=torch.nan)
         assert all(map(torch.equal, got, expected))
+
+    @pytest.mark.parametrize("max_tokens", [3000, 60_000])
+    def test_more_pieces_than_are_merged_at_once(self, device: torch.device, max_tokens: int) -> None:
+        """Also of more rows than others have, if there is wgmma."""
+        lengths, heads = (3000, 1, 0, 1700), (8, 1)
+        inputs = make_inputs(
+            lengths, device=device, q_len=16, heads=heads, layout="expanded", max_tokens=max_tokens
+        )
+        expected = decode_debug(inputs, 1, fixed_splits=27)
+        check_against_reference(inputs, *expected)
+        for seed in (1, 2):
+            got = decode_debug(inputs, 1, fixed_splits=27, delay_seed=seed, garbage=torch.nan)
+            assert all(map(torch.equal, got, expected))
 
     @pytest.mark.parametrize(("heads", "q_len"), [((8, 2), 5), ((71, 1), 16), ((16, 16), 8)])
     def test_the_mask_is_a_call_for_each_token(

@@ -183,6 +183,19 @@ class ScoreOptionsContract:
         with pytest.raises(ValueError, match=r"cache_leftpad: shape \[3\], expected \[10\]"):
             leanattn.plan(*at, cache_leftpad=pads[:3])
 
+    @pytest.mark.parametrize("max_tokens", [None, 60_000])
+    def test_a_plan_for_queries_that_see_some_later_tokens(
+        self, device: torch.device, max_tokens: int | None
+    ) -> None:
+        """It is followed, its lengths included: the queries make the call one of options, for both alike."""
+        inputs = make_inputs(RAGGED, device=device, q_len=8, layout="expanded", max_tokens=max_tokens)
+        inputs.causal, inputs.options = False, {"window_size": (-1, 3)}
+        reference = Reference(inputs)
+        at = (inputs.q, inputs.k_cache, inputs.cache_seqlens)
+        plan = leanattn.plan(*at, causal=False, **inputs.options)
+        inputs.cache_seqlens = torch.zeros_like(inputs.cache_seqlens)
+        reference.check(*decode(inputs, plan=plan))
+
     @pytest.mark.parametrize("q_len", [None, 4])
     def test_a_plan_of_a_window(self, device: torch.device, q_len: int | None) -> None:
         """It is followed, its lengths included; one of another window is not used."""

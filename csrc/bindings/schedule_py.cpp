@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "errors.h"
-#include "kernels/merge_shares.h"
+#include "kernels/merge_parts.h"
 #include "kernels/plan.h"
 #include "kernels/schedule.h"
 #include "kernels/tile_table.h"
@@ -241,22 +241,22 @@ py::list query_blocks(const std::vector<int32_t>& offsets, const std::vector<int
   return blocks;
 }
 
-// First row of each share, and the number of rows.
-std::vector<int32_t> merge_shares(int32_t rows, int32_t step_rows, int32_t partials) {
+// First row of each part, and the number of rows.
+std::vector<int32_t> merge_parts(int32_t rows, int32_t step_rows, int32_t partials) {
   check_range("rows", rows, 1, tile_table::kRowsWgmma);
   check_range("step_rows", step_rows, 1, tile_table::kRowsWgmma);
   check_range("partials", partials, 2, tile_table::kMaxWorkers);
-  const auto shares = MergeShares::of(rows, step_rows, partials);
+  const auto parts = MergeParts::of(rows, step_rows, partials);
   std::vector<int32_t> begins;
-  for (int32_t share = 0; share <= shares.count; ++share) begins.push_back(shares.begin(share, rows, step_rows));
+  for (int32_t part = 0; part <= parts.count; ++part) begins.push_back(parts.begin(part, rows, step_rows));
   return begins;
 }
 
-MergeTicket merge_ticket(int32_t partials, int32_t shares, int32_t own) {
+MergeTicket merge_ticket(int32_t partials, int32_t parts, int32_t own) {
   check_range("partials", partials, 2, MergeGroups::kMaxAtOnce);
-  check_range("shares", shares, 1, partials);
+  check_range("parts", parts, 1, partials);
   check_range("own", own, 0, partials - 1);
-  return {partials, shares, own};
+  return {partials, parts, own};
 }
 
 int64_t checked_plan_elements(int64_t batch) {
@@ -293,17 +293,17 @@ PYBIND11_MODULE(_schedule, m) {
   m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
 
-  m.def("merge_shares", &leanattn::merge_shares, py::arg("rows"), py::arg("step_rows"), py::arg("partials"));
+  m.def("merge_parts", &leanattn::merge_parts, py::arg("rows"), py::arg("step_rows"), py::arg("partials"));
 
   py::class_<MergeTicket>(m, "MergeTicket")
-      .def(py::init(&leanattn::merge_ticket), py::arg("partials"), py::arg("shares"), py::arg("own"))
-      .def_property_readonly("has_share", &MergeTicket::has_share)
-      .def_property_readonly("own_share", &MergeTicket::own_share)
+      .def(py::init(&leanattn::merge_ticket), py::arg("partials"), py::arg("parts"), py::arg("own"))
+      .def_property_readonly("has_part", &MergeTicket::has_part)
+      .def_property_readonly("own_part", &MergeTicket::own_part)
       .def_property_readonly("decision", &MergeTicket::decision)
       .def_property_readonly_static("arrival", [](const py::object&) { return MergeTicket::arrival(); })
       .def("all_arrived", &MergeTicket::all_arrived, py::arg("word"))
-      .def("shares_on_arrival", &MergeTicket::shares_on_arrival, py::arg("before"))
-      .def("shares_on_decision", &MergeTicket::shares_on_decision, py::arg("before"))
+      .def("parts_on_arrival", &MergeTicket::parts_on_arrival, py::arg("before"))
+      .def("parts_on_decision", &MergeTicket::parts_on_decision, py::arg("before"))
       .def("complete", &MergeTicket::complete, py::arg("word"));
 
   py::class_<CheckedShares>(m, "Shares")

@@ -55,7 +55,7 @@ __device__ __forceinline__ void consume_tiles(const DecodeParams& params, const 
       const Merges merges = merges_of<Traits>(params, ring.smem, task, pieces);
       const int32_t idle_floats = (flags & TileNote::kEnd) ? ring.bytes() / int(sizeof(float)) : 0;
       const Staging staging{reinterpret_cast<float*>(ring.tiles), idle_floats};
-      if (merges.of_group || merges.shares != 0) reduce_partials<Traits>(params, task, pieces, merges, staging);
+      if (merges.of_group || merges.parts != 0) reduce_partials<Traits>(params, task, pieces, merges, staging);
     }
   }
 }

@@ -1,7 +1,7 @@
 // Which worker a CTA is, which query rows its item is about, and what becomes of a span's result.
 #pragma once
 
-#include "merge_shares.h"
+#include "merge_parts.h"
 #include "params.h"
 
 namespace leanattn {
@@ -55,7 +55,7 @@ struct SpanTask {
   MergeGroups groups;
   int32_t group;  // of neighbours that are merged first, with this many members; one alone goes to the next level
   int32_t members;
-  MergeShares shares;  // {1} until task_of() knows better
+  MergeParts parts;  // {1} until task_of() knows better
   bool ends_share;
 
   __device__ __forceinline__ static SpanTask of(const DecodeParams& p, const Cuts& cuts, const Span& span,
@@ -83,7 +83,7 @@ struct SpanTask {
 // Which merges of a cut span's item fall to this worker.
 struct Merges {
   bool of_group;
-  uint32_t shares;  // of the item, a bit each
+  uint32_t parts;  // of the item's rows, a bit each
 };
 
 }  // namespace leanattn

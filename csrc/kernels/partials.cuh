@@ -58,6 +58,7 @@ struct Partial {
 // Rows that the threads of a worker merge at once, each four columns of one.
 template <typename Traits>
 constexpr int kMergeStepRows = Traits::kComputeThreads / (Traits::kHeadDim / 4);
+
 // The partials of an item that are merged together, in token order. All but the first lie evenly.
 template <typename Traits>
 struct PartialList {

@@ -6,21 +6,22 @@
 namespace leanattn::ptx {
 
 // Takes a ticket: returns the old value and adds one, wrapping to zero after `last`. Release: what this warp wrote
-// before __syncwarp() is visible to whoever takes a later ticket. Acquire: so is what the takers of earlier tickets
-// wrote.
+// before __syncwarp(), or others before a barrier, is visible to whoever takes a later ticket. Acquire: so is what the
+// takers of earlier tickets wrote.
 __device__ __forceinline__ uint32_t atomic_inc_acq_rel(uint32_t* address, uint32_t last) {
   uint32_t old;
   asm volatile("atom.acq_rel.gpu.inc.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(last) : "memory");
   return old;
 }
 
-// Takes `count` tickets at once: returns the old value. Releases and acquires like the one above.
-__device__ __forceinline__ uint32_t atomic_add_acq_rel(uint32_t* address, uint32_t count) {
+// Returns the old value. Releases and acquires like the one above.
+__device__ __forceinline__ uint32_t atomic_add_acq_rel(uint32_t* address, uint32_t added) {
   uint32_t old;
-  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(count) : "memory");
+  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(address), "r"(added) : "memory");
   return old;
 }
 
+// What was written before the additions that the value comes from is visible from here on.
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");

@@ -1,6 +1,6 @@
 // Stage 3: the host-block reduction. Every span of a cut item leaves a partial (m, l, O) in the workspace, and one of
 // the workers, the host block (tickets.cuh), merges them in token order; of many query rows, each of several workers
-// merges a share (merge_shares.h). An item of many partials is merged in two levels: groups of neighbours first, then
+// merges a part (merge_parts.h). An item of many partials is merged in two levels: groups of neighbours first, then
 // the groups (MergeGroups). The order of the sums is that of the tokens and
 // not of arrival: the same bits on every run. In a batch-invariant call (fixed_pieces.h) a worker may have several
 // partials of an item, or all of them.
@@ -57,7 +57,7 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
   const CutItem& cut = task.cut;
   const MergeGroups& groups = task.groups;
   const auto group_result = Partial<Traits>::at(p, group_slot(p.teams, cut.first_worker, task.group));
-  uint32_t shares = merges.shares;
+  uint32_t parts = merges.parts;
 #pragma unroll 1
   for (bool top = !merges.of_group;; top = true) {
     const bool of_groups = top && groups.count > 1;
@@ -67,17 +67,17 @@ __device__ __forceinline__ void reduce_partials(const DecodeParams& p, const Spa
     compute_barrier<Traits>();  // nobody reads what was in the ring, and what all have written is there
     int first_row = 0, rows = task.rows.count;
     if constexpr (Traits::kManyRows) {
-      if (top) {  // the first run of shares that follow each other
-        const int first = __ffs(int(shares)) - 1, count = __ffs(int(~(shares >> first))) - 1;
-        first_row = task.shares.begin(first, rows, kMergeStepRows<Traits>);
-        rows = task.shares.begin(first + count, rows, kMergeStepRows<Traits>);
-        shares &= ~(((1u << count) - 1) << first);
+      if (top) {  // the first run of parts that follow each other
+        const int first = __ffs(int(parts)) - 1, count = __ffs(int(~(parts >> first))) - 1;
+        first_row = task.parts.begin(first, rows, kMergeStepRows<Traits>);
+        rows = task.parts.begin(first + count, rows, kMergeStepRows<Traits>);
+        parts &= ~(((1u << count) - 1) << first);
       }
     }
     merge_partials<Traits>(list, staging, first_row, rows, [&](int row, int column, float4 o, float2 ml) {
       ResultRow<Traits>::of(p, task.rows, top, group_result, row, column, ml).store(p, column, o);
     });
-    if (shares == 0 || (top && !Traits::kManyRows)) return;
+    if (parts == 0 || (top && !Traits::kManyRows)) return;
   }
 }
 

@@ -10,7 +10,7 @@
 //
 //   worker 1 has two spans: all of B, whose output it writes alone, and the first two tiles of C, a partial.
 //   C is cut over workers 1..4; the last of the four to take a ticket (its host block) merges the partials. Of many
-//   query rows, each of the four merges some (merge_shares.h).
+//   query rows, each of the four merges some (merge_parts.h).
 //
 // An item costs more than its tiles: its queries are loaded, its output is merged and written. So each item may stand
 // on the line with item_cost units of its own before its tiles, as if it had that many tiles more; a unit is the cost

@@ -19,7 +19,7 @@ __device__ __forceinline__ SpanTask task_of(const DecodeParams& params, CutPiece
   }
   auto task = SpanTask::of(params, cuts, tiles.span, rows, tiles.spans.last());
   if constexpr (Traits::kManyRows) {
-    if (!task.whole_item) task.shares = MergeShares::of(rows.count, kMergeStepRows<Traits>, task.cut.partials);
+    if (!task.whole_item) task.parts = MergeParts::of(rows.count, kMergeStepRows<Traits>, task.cut.partials);
   }
   return task;
 }
@@ -68,7 +68,8 @@ struct Producer {
   }
 
   // After the span's last tile, and no sooner: it would hold up the loads of the first ones. `announce_cut`: what is
-  // done about the ticket of a cut item (tickets.cuh), given its slot.
+  // done about the ticket of a cut item (tickets.cuh), given its slot, by the task's warp, or where rows are many by
+  // all.
   template <typename Announce>
   __device__ __forceinline__ void end_span(const Announce& announce_cut) {
     write_task();

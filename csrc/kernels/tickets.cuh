@@ -1,5 +1,5 @@
 // Stage 3, who merges. Every span of a cut item has a ticket; whoever takes the last one is the host block, or, where
-// the rows of an item are shared out (merge_shares.h), whoever finds that all have been taken. Tickets are taken ahead,
+// the rows of an item are shared out (merge_parts.h), whoever finds that all have been taken. Tickets are taken ahead,
 // by the producer, when the span's last tile has been asked for: the answer is there when the partial is.
 //
 // So the host block may have to wait for partials, but only of workers that have taken a ticket. Those are running,
@@ -55,28 +55,28 @@ __device__ __forceinline__ Merges take_tickets_of_pieces(const DecodeParams& p, 
   return {false, uint32_t{last}};
 }
 
-// The same of an item whose rows are shared out (merge_shares.h); a lane calls it, and then does what is left to do for
+// The same of an item whose rows are shared out (merge_parts.h); a lane calls it, and then does what is left to do for
 // the next call. publish(merges): tells the warps that compute. written(): whether they have written the partial, and
 // wait.
 template <typename Written, typename Publish>
 __device__ __forceinline__ void take_merge_ticket(const DecodeParams& p, const SpanTask& task, const Written& written,
                                                   const Publish& publish) {
   uint32_t* const word = p.workspace.tickets + task.cut.first_worker * p.team_size + member_here();
-  const MergeTicket ticket{task.cut.partials, task.shares.count, team_here() - task.cut.first_worker};
-  // Who has another item to do, or no share, need not see who comes.
-  const bool waits = task.ends_share && ticket.has_share();
+  const MergeTicket ticket{task.cut.partials, task.parts.count, team_here() - task.cut.first_worker};
+  // Who has another item to do, or no part, need not see who comes.
+  const bool waits = task.ends_share && ticket.has_part();
   uint32_t added = ticket.arrival() + (waits ? 0 : ticket.decision());
   uint32_t before = ptx::atomic_add_acq_rel(word, added);
-  uint32_t shares = ticket.shares_on_arrival(before);
+  const uint32_t parts = ticket.parts_on_arrival(before);
   if (!waits) {
-    publish({false, shares});
+    publish({false, parts});
   } else {
     added = ticket.decision();
     bool certain = ticket.all_arrived(before + ticket.arrival());
     while (!certain && !written()) certain = ticket.all_arrived(ptx::load_acquire(word));
-    if (certain) publish({false, shares | ticket.own_share()});
+    if (certain) publish({false, parts | ticket.own_part()});
     before = ptx::atomic_add_acq_rel(word, added);
-    if (!certain) publish({false, ticket.shares_on_decision(before)});
+    if (!certain) publish({false, ticket.parts_on_decision(before)});
   }
   if (ticket.complete(before + added)) *word = 0;
 }
@@ -84,6 +84,7 @@ __device__ __forceinline__ void take_merge_ticket(const DecodeParams& p, const S
 // A barrier of the loader warps.
 template <typename Traits>
 __device__ __forceinline__ void loader_barrier() {
+  static_assert(2 + Traits::kHeads < kLoaderBarrier);  // kShareBarrier (producer_ahead.cuh) is the highest below
   ptx::named_barrier_sync<Traits::Loader::kProducerThreads>(kLoaderBarrier);
 }
 
@@ -115,7 +116,7 @@ __device__ __forceinline__ void announce_cut_span(const DecodeParams& p, const T
     ptx::mbarrier_arrive(&smem.tickets_there[task.ends_share]);
   };
   if constexpr (Traits::kManyRows) {
-    if (task.shares.count > 1) {
+    if (task.parts.count > 1) {
       debug_delay(p.debug, worker_here(p), 4 * task.rows.query);
       const auto written = [&] { return ptx::mbarrier_test(&smem.empty[last_tile.slot], last_tile.parity); };
       if (lane == 0) take_merge_ticket(p, task, written, publish);

@@ -1,7 +1,8 @@
 // Between the two halves of stage 2: a ring of lean tiles in shared memory, which producer warps fill and the warps
 // that compute empty. A stage has two mbarriers: `full`, that its tile has landed, and `empty`, that all threads are
-// done with it. The loads run ahead of the arithmetic by all stages, and across the borders of spans: while a finished
-// item is merged and written, the next one's tiles arrive.
+// done with it (of a share's last stage, where rows are many, that its partial is written: decode_kernel.cuh). The
+// loads run ahead of the arithmetic by all stages, and across the borders of spans: while a finished item is merged and
+// written, the next one's tiles arrive.
 //
 // What a span needs besides tiles, its queries and what becomes of the result, has a ring of its own, a slot a span,
 // filled while its tiles are. A span has a tile at least, so no more spans than stages are under way, and a slot

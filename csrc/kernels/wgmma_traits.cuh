@@ -18,7 +18,7 @@ struct WgmmaTraits {
   static constexpr int kRows = tile_table::kRowsWgmma, kHeads = 1;
   static constexpr bool kPaged = true, kGeneral = true, kNeedsSm90a = true, kWgmma = true;
   static constexpr bool kFixedPieces = false;  // no registers for them
-  static constexpr bool kManyRows = true;      // merge_shares.h
+  static constexpr bool kManyRows = true;      // merge_parts.h
 
   // Two warpgroups compute, 64 query rows each: while one works on weights, the other has the tensor cores.
   static constexpr int kWarps = kRows / 16, kLoaderWarps = 4;

@@ -32,7 +32,7 @@ def test_a_step_in_a_graph(gpu: torch.device) -> None:
 
 
 def test_the_op_knows_what_makes_a_call_one_of_options(gpu: torch.device) -> None:
-    """Queries that see some of the tokens after their own: such calls have items of fewer rows."""
+    """Queries that see some of the tokens after their own: such calls go to other kernels."""
     inputs = make_inputs(RAGGED, device=gpu, q_len=8, heads=(8, 2), layout="expanded", max_tokens=60_000)
     at = (inputs.q, inputs.k_cache, inputs.cache_seqlens)
     shapes = {"max_tokens": 60_000, "num_q_heads": 8, "num_kv_heads": 2, "head_dim": inputs.q.shape[-1]}

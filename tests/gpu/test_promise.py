@@ -112,7 +112,7 @@ def test_fresh_tokens_are_waited_for(
     "batch", [(5000, 0, 1), (16, 61, 12), (64, 64, 9), (69, 0, 300), (2000, 0, 40)], ids=str
 )
 @pytest.mark.parametrize(
-    ("shape", "q_len"), [((8, 2, 128), 4), ((32, 8, 128), 2), ((16, 1, 64), 16)], ids=str
+    ("shape", "q_len"), [((8, 2, 128), 4), ((8, 1, 128), 4), ((32, 8, 128), 2), ((16, 1, 64), 16)], ids=str
 )
 def test_several_fresh_tokens_are_waited_for(
     gpu: torch.device, shape: Shape, q_len: int, batch: Batch, workers: int
