@@ -39,7 +39,7 @@ def test_the_op_knows_what_makes_a_call_one_of_options(gpu: torch.device) -> Non
     plans = {}
     for right in (-1, 0, 3, 7):
         # Zeros, since a plan has room for more workers than it is for.
-        expected, plans[right] = torch.zeros(2, leanattn.plan(*at).numel(), dtype=torch.int32, device=gpu)
+        expected, plans[right] = (torch.zeros_like(leanattn.plan(*at)) for _ in range(2))
         leanattn.plan(*at, causal=False, window_size=(-1, right), out=expected)
         torch.ops.leanattn.plan_out(inputs.cache_seqlens, plans[right], q_len=8, window_right=right, **shapes)
         assert torch.equal(plans[right], expected)
