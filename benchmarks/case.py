@@ -15,16 +15,23 @@ class Case:
     shape: Shape
     q: Tensor  # shape.q_shape
     seqlens: Tensor  # [batch] int32
-    k: list[Tensor]  # per copy [batch, max_tokens, kv heads, head_dim]
+    k: list[Tensor]  # per copy [batch, tokens that it can hold, kv heads, head_dim]
     v: list[Tensor]  # as k
 
     @staticmethod
-    def random(shape: Shape, dtype: torch.dtype, device: str, copies: int | None = None) -> "Case":
+    def random(
+        shape: Shape,
+        dtype: torch.dtype,
+        device: str,
+        copies: int | None = None,
+        max_tokens: int | None = None,
+    ) -> "Case":
         """Normally distributed Q, K and V, NaN beyond the lengths. The copies of the cache differ; without a
-        number there are as many as keep them out of the GPU's cache.
+        number there are as many as keep them out of the GPU's cache. They can hold `max_tokens` of a
+        sequence, or as many as the longest has.
         """
         heads = shape.heads
-        cache = (shape.batch, shape.max_tokens, heads.kv, heads.dim)
+        cache = (shape.batch, max_tokens or shape.max_tokens, heads.kv, heads.dim)
         copies = copies or copies_for(shape.kv_bytes(dtype.itemsize))
         case = Case(
             shape,

@@ -6,7 +6,6 @@ queries with `cu_seqlens_q`. "1k in 8k" is sequences of 1k tokens in a cache tha
 much a call reads is not known where it is decided which kernel computes many query rows.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,17 +56,6 @@ SHAPES = tuple(
 )
 
 
-def in_larger_cache(case: Case, capacity: int) -> Case:
-    """The same sequences in caches for more tokens, which are NaN."""
-
-    def grown(cache: Tensor) -> Tensor:
-        larger = cache.new_full((cache.shape[0], capacity, *cache.shape[2:]), math.nan)
-        larger[:, : cache.shape[1]] = cache
-        return larger
-
-    return replace(case, k=[grown(k) for k in case.k], v=[grown(v) for v in case.v])
-
-
 def with_queries(case: Case, q_len: int) -> Case:
     """The same caches under other queries."""
     shape = speculative(case.shape, q_len)
@@ -92,7 +80,7 @@ def bind_packed(case: Case) -> list[Call]:
 
 
 def measure(in_cache: InCache) -> Record:
-    case = in_larger_cache(Case.random(in_cache.shape, torch.bfloat16, "cuda"), in_cache.capacity)
+    case = Case.random(in_cache.shape, torch.bfloat16, "cuda", max_tokens=in_cache.capacity)
     us: Record = {}
     for q_len in Q_LENS:
         of = with_queries(case, q_len)
