@@ -138,7 +138,7 @@ class QueryTokensContract:
     # No more than 1024 pieces, of up to 32 blocks of rows a sequence.
     @pytest.mark.parametrize("splits", [1, 2, 6])
     @pytest.mark.parametrize(("heads", "q_len"), [((8, 2), 3), ((16, 1), 16), ((71, 1), 2), ((16, 16), 7)])
-    @pytest.mark.parametrize(("layout", "max_tokens"), [("interleaved", None), ("expanded", 60_000)])
+    @pytest.mark.parametrize(("layout", "max_tokens"), [("tokens_first", None), ("expanded", 60_000)])
     def test_fixed_splits(
         self,
         device: torch.device,
