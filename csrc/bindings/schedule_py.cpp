@@ -292,7 +292,6 @@ PYBIND11_MODULE(_schedule, m) {
         py::arg("block_tokens"));
   m.def("plan_elements", &leanattn::checked_plan_elements, py::arg("batch"));
   m.def("partial_slots", &leanattn::checked_partial_slots, py::arg("workers"));
-
   m.def("merge_parts", &leanattn::merge_parts, py::arg("rows"), py::arg("step_rows"), py::arg("partials"));
 
   py::class_<MergeTicket>(m, "MergeTicket")

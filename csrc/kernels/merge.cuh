@@ -187,10 +187,9 @@ class MergePass {
 };
 
 // The merge: calls emit(row, column, O of four columns, (m, l) of the row) for every element of the item's rows from
-// `first_row` on, ahead of `rows`. O is
-// summed in token order, l in an order that depends on the number of partials alone: whoever merges, and wherever from,
-// gets the same bits. A pass of one row a thread takes what the wider ones leave: they would copy the last row again
-// and again.
+// `first_row` on, ahead of `rows`. O is summed in token order, l in an order that depends on the number of partials
+// alone: whoever merges, and wherever from, gets the same bits. A pass of one row a thread takes what the wider ones
+// leave: they would copy the last row again and again.
 template <typename Traits, typename Emit>
 __device__ __forceinline__ void merge_partials(const PartialList<Traits>& list, const Staging& staging, int first_row,
                                                int rows, const Emit& emit) {

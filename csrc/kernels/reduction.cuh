@@ -1,9 +1,8 @@
 // Stage 3: the host-block reduction. Every span of a cut item leaves a partial (m, l, O) in the workspace, and one of
 // the workers, the host block (tickets.cuh), merges them in token order; of many query rows, each of several workers
 // merges a part (merge_parts.h). An item of many partials is merged in two levels: groups of neighbours first, then
-// the groups (MergeGroups). The order of the sums is that of the tokens and
-// not of arrival: the same bits on every run. In a batch-invariant call (fixed_pieces.h) a worker may have several
-// partials of an item, or all of them.
+// the groups (MergeGroups). The order of the sums is that of the tokens and not of arrival: the same bits on every run.
+// In a batch-invariant call (fixed_pieces.h) a worker may have several partials of an item, or all of them.
 //
 // A trip to L2 takes a third of a microsecond, and the tail of a call is made of them. So nobody asks whether a partial
 // is complete: before its worker takes a ticket it is cleared to a value that is never written (kUnwritten), and who

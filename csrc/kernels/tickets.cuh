@@ -17,6 +17,11 @@ namespace leanattn {
 // Numbers from 8 on are those of warpgroups (wgmma_span.cuh).
 constexpr int kLoaderBarrier = 7;
 
+// The tickets of this worker's items are beside those of the other members of its team.
+__device__ __forceinline__ uint32_t* ticket_at(const DecodeParams& p, int32_t number) {
+  return p.workspace.tickets + number * p.team_size + member_here();
+}
+
 // This worker's part in the merges of a span's item. A warp calls it, after it has cleared the span's partial.
 template <typename Traits>
 __device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const SpanTask& task) {
@@ -28,7 +33,7 @@ __device__ __forceinline__ Merges take_tickets(const DecodeParams& p, const Span
     __syncwarp();  // all lanes have cleared
     uint32_t taken = 0;
     if (lane == 0) {
-      taken = ptx::atomic_inc_acq_rel(p.workspace.tickets + ticket * p.team_size + member_here(), uint32_t(count - 1));
+      taken = ptx::atomic_inc_acq_rel(ticket_at(p, ticket), uint32_t(count - 1));
     }
     return __shfl_sync(~0u, taken, 0) == uint32_t(count - 1);
   };
@@ -48,7 +53,7 @@ __device__ __forceinline__ Merges take_tickets_of_pieces(const DecodeParams& p, 
   debug_delay(p.debug, worker_here(p), 4 * task.rows.query);
   bool last = false;
   if (int(threadIdx.x) % 32 == 0) {
-    uint32_t* tickets = p.workspace.tickets + cut.first_worker * p.team_size + member_here();
+    uint32_t* tickets = ticket_at(p, cut.first_worker);
     last = ptx::atomic_add_acq_rel(tickets, cut.own()) + cut.own() == uint32_t(cut.partials);
     if (last) *tickets = 0;  // nobody else asks for one before the next call
   }
@@ -61,7 +66,7 @@ __device__ __forceinline__ Merges take_tickets_of_pieces(const DecodeParams& p, 
 template <typename Written, typename Publish>
 __device__ __forceinline__ void take_merge_ticket(const DecodeParams& p, const SpanTask& task, const Written& written,
                                                   const Publish& publish) {
-  uint32_t* const word = p.workspace.tickets + task.cut.first_worker * p.team_size + member_here();
+  uint32_t* const word = ticket_at(p, task.cut.first_worker);
   const MergeTicket ticket{task.cut.partials, task.parts.count, team_here() - task.cut.first_worker};
   // Who has another item to do, or no part, need not see who comes.
   const bool waits = task.ends_share && ticket.has_part();

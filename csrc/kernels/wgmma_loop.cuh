@@ -1,5 +1,5 @@
-// Stage 2, arithmetic, for items of many query rows: the 64 rows of one warpgroup over a span's
-// tiles. S = Q K^T, the softmax, O += P V, with wgmma of sm_90a: Q, K and V in shared memory, P in registers.
+// Stage 2, arithmetic, for items of many query rows: the 64 rows of one warpgroup over a span's tiles. S = Q K^T, the
+// softmax, O += P V, with wgmma of sm_90a: Q, K and V in shared memory, P in registers.
 //
 // Where one or a few queries read a cache, memory is the limit, and 16 rows of mma.sync are enough (tile_loop.cuh). A
 // block of 128 rows reads each tile once for all of them, and the tensor cores are the limit.
